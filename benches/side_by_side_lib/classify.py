@@ -75,17 +75,22 @@ def load_size(quick: bool) -> int:
     return 24 if quick else 96
 
 
+def work(repetition: int, count: int) -> dict[str, list[tuple[str, str]]]:
+    """The conversations of a repetition, of which `count` are its load; the same on all sides."""
+    return {
+        "warm_up": conversations(CALLERS, seed=1_000_000 + repetition),
+        "alone": conversations(ALONE, seed=2_000_000 + repetition),
+        "load": conversations(count, seed=repetition),
+    }
+
+
 def measure(setup: Setup, repetitions: int, quick: bool) -> tuple[Measured, Measured]:
     """Alternating repetitions of ours and the peer."""
     measured = (Measured(), Measured())
     for repetition in range(repetitions):
-        work = {
-            "warm_up": conversations(CALLERS, seed=1_000_000 + repetition),
-            "alone": conversations(ALONE, seed=2_000_000 + repetition),
-            "load": conversations(load_size(quick), seed=repetition),
-        }
+        of_repetition = work(repetition, load_size(quick))
         for side, out in zip((Ours(setup), Peer(setup)), measured):
-            measure_server(side, work, out)
+            measure_server(side, of_repetition, out)
         ours, peer = measured
         progress(
             f"classify {repetition + 1}/{repetitions}: ours {ours.speed[-1]:.2f}, peer {peer.speed[-1]:.2f} "

@@ -8,10 +8,12 @@ mod caller;
 mod connect;
 mod guardrails;
 mod json;
+mod limits;
 mod local;
 mod openai;
 mod request_id;
 mod status;
+mod verdict;
 
 use axum::{Router, extract::Request, middleware, response::Response};
 use prost_reflect::DescriptorError;

@@ -170,18 +170,19 @@ impl Decider {
     pub(crate) fn decide(&self, about: DecidedAbout<'_>) -> Decided {
         let language = self.language.as_deref();
         let decide_as = |one: &CalibratedPolicy, role: Role| {
-            let decide = |about| decide(&one.policy, one.calibrator.as_deref(), about, language);
+            let decided = |verdict| {
+                let about = DecidedAbout { verdict, ..about };
+                decided(&one.policy, one.calibrator.as_deref(), about, language)
+            };
             // The strictest, and the first of equals: a threshold counts wherever it is reached.
-            let mut decision = decide(about);
-            for verdict in about.others {
-                let other = decide(DecidedAbout {
-                    verdict: Some(verdict),
-                    ..about
-                });
-                if strictness(other.action()) > strictness(decision.action()) {
-                    decision = other;
+            let mut strictest = decided(about.verdict);
+            for other in about.others {
+                let other = decided(Some(other));
+                if other.decision.action > strictest.decision.action {
+                    strictest = other;
                 }
             }
+            let decision = message(&one.policy, strictest);
             count(&one.policy, decision.action(), role);
             decision
         };
@@ -196,14 +197,6 @@ impl Decider {
     }
 }
 
-fn strictness(action: proto::Action) -> u8 {
-    match action {
-        proto::Action::Allow => 0,
-        proto::Action::Flag => 1,
-        proto::Action::Block | proto::Action::Unspecified => 2,
-    }
-}
-
 /// What a policy makes of one verdict on a text in a language, and of what classifiers say of it, with the policy's calibrator, if it
 /// uses one. Nothing is counted.
 pub(crate) fn decide(
@@ -212,6 +205,21 @@ pub(crate) fn decide(
     about: DecidedAbout<'_>,
     language: Option<&str>,
 ) -> proto::Decision {
+    message(policy, decided(policy, calibrator, about, language))
+}
+
+/// A decision, and what the calibrator made of the score.
+struct CalibratedDecision {
+    decision: Decision,
+    calibrated: Option<CalibratedScore>,
+}
+
+fn decided(
+    policy: &DecisionPolicy,
+    calibrator: Option<&Calibrator>,
+    about: DecidedAbout<'_>,
+    language: Option<&str>,
+) -> CalibratedDecision {
     let DecidedAbout {
         verdict,
         others: _,
@@ -233,7 +241,10 @@ pub(crate) fn decide(
         }),
         classified,
     };
-    message(policy, policy.decide(&judgement, language), calibrated)
+    CalibratedDecision {
+        decision: policy.decide(&judgement, language),
+        calibrated,
+    }
 }
 
 fn count(policy: &DecisionPolicy, action: proto::Action, role: Role) {
@@ -252,11 +263,8 @@ fn count(policy: &DecisionPolicy, action: proto::Action, role: Role) {
         .increment(1);
 }
 
-fn message(
-    policy: &DecisionPolicy,
-    decision: Decision,
-    calibrated: Option<CalibratedScore>,
-) -> proto::Decision {
+fn message(policy: &DecisionPolicy, decided: CalibratedDecision) -> proto::Decision {
+    let CalibratedDecision { decision, calibrated } = decided;
     let set = calibrated
         .as_ref()
         .map(|calibrated| prediction_set(calibrated.set));

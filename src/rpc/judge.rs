@@ -15,8 +15,8 @@ use super::{
 use crate::{
     engine::Event,
     guard::{
-        ContentKind, Guard, Label, LeftOut, MessagePlace, MessageUse, Policy, PromptError, Refusal,
-        SentMessage, TurnPlan, judged_role,
+        ContentKind, Guard, LeftOut, MessagePlace, MessageUse, Policy, PromptError, Refusal, SentMessage,
+        TurnPlan, judged_role,
     },
     proto::{self, message_use},
     registry::ModelRole,
@@ -143,18 +143,13 @@ pub(crate) async fn verdict(
         return Err(ServiceError::DeviceFault);
     }
     let verdict = guard.verdict(judged, &probes, &tokens, policy.as_deref());
-    let label_name = match verdict.label {
-        Label::Safe => "safe",
-        Label::Unsafe => "unsafe",
-        Label::Controversial => "controversial",
-        Label::Undetermined => "undetermined",
-    };
+    let label = label::told(verdict.label);
     let refusal = match verdict.refusal {
         Some(Refusal::Refused) => proto::Refusal::Refused,
         Some(Refusal::Answered) => proto::Refusal::Answered,
         None => proto::Refusal::Unspecified,
     };
-    metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label_name)
+    metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label::label_name(label))
         .increment(1);
     let categories = match (&tree, &asked, verdict.unsafe_score) {
         (Some(tree), Some(prompt), Some(score)) => {
@@ -175,7 +170,7 @@ pub(crate) async fn verdict(
     let (category_probabilities, category_usage) = categories;
     let categories = verdict.categories.into_iter();
     Ok(proto::Verdict {
-        label: label::told(verdict.label).into(),
+        label: label.into(),
         unsafe_score: verdict.unsafe_score,
         controversial_score: verdict.controversial_score,
         refusal: refusal.into(),

@@ -12,6 +12,16 @@ pub(crate) fn label(label: proto::Label) -> Label {
     }
 }
 
+/// The name of a label in metrics, and wherever else texts name it in lower case.
+pub(crate) fn label_name(label: proto::Label) -> &'static str {
+    match label {
+        proto::Label::Safe => "safe",
+        proto::Label::Unsafe => "unsafe",
+        proto::Label::Controversial => "controversial",
+        proto::Label::Undetermined | proto::Label::Unspecified => "undetermined",
+    }
+}
+
 /// The label of a guard, in the protocol's words.
 pub(crate) fn told(label: Label) -> proto::Label {
     match label {

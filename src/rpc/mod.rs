@@ -63,6 +63,7 @@ pub(crate) use call::RefusedRequest;
 pub(crate) use decision::{DecidedAbout, decide};
 pub use entrance::Access;
 pub use error::{ServiceError, TextOrigin};
+pub(crate) use label::label_name;
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};
 pub(crate) use local::{LocalCaller, ReceivedBody};
 pub(crate) use origin::{Door, REQUEST_ID, http_request_id};

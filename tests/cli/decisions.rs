@@ -1,17 +1,12 @@
 //! `score`, `guard` and `generate --guard` decide by a policy of the server's, and a guard with heads is served from its folder.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
 use crate::{
     common::golden,
-    support::{Outcome, Server, command, run},
+    support::{Server, command, run, run_with_input},
     verdict_heads_golden::{expected, folder},
 };
 
@@ -31,23 +26,6 @@ fn server(work: &Path, heads: &Path) -> Server {
         .arg("--guard")
         .arg(format!("stream={}", heads.display()));
     Server::start(&mut serve)
-}
-
-/// A command whose standard input is this text.
-fn fed(command: &mut Command, text: &str) -> Outcome {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    Outcome {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
 }
 
 #[test]
@@ -72,7 +50,7 @@ fn commands_print_decisions_beside_labels() {
     let observed = [
         "guard", "--model", "stream", "--prompt", "How?", "--mode", "observe",
     ];
-    let guarded = fed(ask(&observed).args(by), text);
+    let guarded = run_with_input(ask(&observed).args(by), text);
     assert_eq!(
         (guarded.code, guarded.stdout.as_str()),
         (0, text),

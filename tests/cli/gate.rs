@@ -1,17 +1,12 @@
 //! What gates and programs rely on: nothing passes that was not judged, and every error has one shape.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
 use crate::{
     client::scripted,
-    support::{Outcome, command, run},
+    support::{command, run, run_with_input},
 };
 
 /// A server that nobody has started.
@@ -21,22 +16,6 @@ fn gate(folder: &Path, server: &str) -> Command {
     let mut command = command(folder);
     command.args(["classify", "--fail-on", "unsafe", "--server", server]);
     command
-}
-
-fn run_with_input(command: &mut Command, input: &str) -> Outcome {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    Outcome {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
 }
 
 #[test]

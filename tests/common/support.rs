@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
 };
@@ -41,7 +41,22 @@ pub fn program(name: &str, folder: &Path) -> Command {
 }
 
 pub fn run(command: &mut Command) -> Outcome {
-    let output = command.output().unwrap();
+    outcome(command.output().unwrap())
+}
+
+/// Runs a command to its end, with this text as its standard input.
+pub fn run_with_input(command: &mut Command, input: &str) -> Outcome {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    outcome(child.wait_with_output().unwrap())
+}
+
+fn outcome(output: Output) -> Outcome {
     Outcome {
         code: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),

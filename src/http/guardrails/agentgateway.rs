@@ -143,13 +143,10 @@ async fn answer<T: DeserializeOwned>(
     let judge = dialogues
         .first()
         .map_or(JudgeScope::LastMessage, Dialogue::scope_of_prompt);
+    let guard = AskedGuard::of(named, GUARD_HEADER, settings);
     let questions = Questions {
-        guard: AskedGuard::of(named, GUARD_HEADER, settings),
-        dialogues,
-        unreadable: Vec::new(),
         judge,
-        unsafe_score: settings.unsafe_score,
-        policy: None,
+        ..Questions::new(guard, dialogues, settings)
     };
     let answers = ask(&asker, questions).await?;
     let notes = answers.notes.clone();

@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     config::{DoorSettings, OnFailure},
-    http::{caller::Caller, status::Refusal},
+    http::{
+        caller::Caller,
+        limits::{MOST_NAME_BYTES, MOST_TEXTS},
+        status::Refusal,
+    },
     proto::{
         self, JudgeScope, UnjudgeableParts, batch_classify_result, safety_service_client::SafetyServiceClient,
     },
@@ -32,12 +36,6 @@ const POLICY_FIELD: &str = "detector_params.policy";
 
 /// Most fields that an answer names one by one.
 const MOST_FIELDS: usize = 8;
-
-/// Most texts of a request that are read. A call takes fewer, and says how many there may be.
-const MOST_TEXTS: usize = 4096;
-
-/// Most bytes of a policy's name, which each text gets a copy of. No policy has a longer one.
-const MOST_NAME_BYTES: usize = 4096;
 
 /// Checks the number of texts in a list, before anything is made of them.
 ///
@@ -134,6 +132,20 @@ pub(super) struct Questions {
     pub(super) unsafe_score: Option<f64>,
     /// A configured policy to judge by, in place of the guard's own categories.
     pub(super) policy: Option<String>,
+}
+
+impl Questions {
+    /// Questions about the last message of each dialogue, by the server's configuration.
+    pub(super) fn new(guard: AskedGuard, dialogues: Vec<Dialogue>, settings: &DoorSettings) -> Self {
+        Self {
+            guard,
+            dialogues,
+            unreadable: Vec::new(),
+            judge: JudgeScope::LastMessage,
+            unsafe_score: settings.unsafe_score,
+            policy: None,
+        }
+    }
 }
 
 /// Why there is no verdict on a text.

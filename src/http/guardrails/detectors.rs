@@ -16,7 +16,7 @@ use super::{
     chat::{self, CallerMessage},
     dialogue::Dialogue,
     reply,
-    ruling::{Because, Blocked, label_name},
+    ruling::{Because, Blocked},
 };
 use crate::{
     config::DoorSettings,
@@ -24,8 +24,8 @@ use crate::{
         caller::Received,
         status::{Refusal, Unsupported},
     },
-    proto::{CategoryResult, JudgeScope, Label, Role, WindowVerdict},
-    rpc::{Door, ServiceError},
+    proto::{CategoryResult, Label, Role, WindowVerdict},
+    rpc::{Door, ServiceError, label_name},
 };
 
 const DOOR: Door = Door("detectors");
@@ -230,13 +230,12 @@ async fn answer<T: Detect>(
     let wrong = |error| asker.refusal(&error);
     let named = reply::text_header(headers, DETECTOR_ID).map_err(wrong)?;
     let params = request.params();
+    let guard = AskedGuard::of(named, DETECTOR_ID, settings);
+    let dialogues = request.dialogues().map_err(wrong)?;
     let questions = Questions {
-        guard: AskedGuard::of(named, DETECTOR_ID, settings),
-        dialogues: request.dialogues().map_err(wrong)?,
-        unreadable: Vec::new(),
-        judge: JudgeScope::LastMessage,
         unsafe_score: threshold(params, settings).map_err(wrong)?,
         policy: params.policy.clone(),
+        ..Questions::new(guard, dialogues, settings)
     };
     let answers = ask(&asker, questions).await?;
     match request.detected(answers.each) {

@@ -111,13 +111,11 @@ async fn answer(
     let wrong = |error| asker.refusal(&error);
     let named = reply::text_header(headers, GUARD_HEADER).map_err(wrong)?;
     let judged = judged(request).map_err(wrong)?;
+    let guard = AskedGuard::of(named, GUARD_HEADER, settings);
     let questions = Questions {
-        guard: AskedGuard::of(named, GUARD_HEADER, settings),
-        dialogues: judged.dialogues,
         unreadable: judged.unreadable,
         judge: judged.judge,
-        unsafe_score: settings.unsafe_score,
-        policy: None,
+        ..Questions::new(guard, judged.dialogues, settings)
     };
     let answers = ask(&asker, questions).await?;
     let notes = answers.notes.clone();

@@ -13,12 +13,12 @@ use super::{
     ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask},
     chat::{self, CallerMessage},
     reply,
-    ruling::{Blocked, label_name},
+    ruling::Blocked,
 };
 use crate::{
     config::DoorSettings,
     http::{caller::Received, status::Refusal},
-    rpc::{Door, ServiceError},
+    rpc::{Door, ServiceError, label_name},
 };
 
 const DOOR: Door = Door("nemo");
@@ -120,12 +120,8 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
     let guard = AskedGuard::of(named, CONFIG_ID, settings);
     let config_id = guard.id().unwrap_or_default().to_owned();
     let questions = Questions {
-        guard,
-        dialogues: vec![conversation],
-        unreadable: Vec::new(),
         judge,
-        unsafe_score: settings.unsafe_score,
-        policy: None,
+        ..Questions::new(guard, vec![conversation], settings)
     };
     let answers = ask(&asker, questions).await?;
     let notes = answers.notes.clone();

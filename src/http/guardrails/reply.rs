@@ -9,7 +9,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::ask::Notes;
-use crate::{http::status::Refusal, rpc::ServiceError};
+use crate::{
+    http::status::{JSON, Refusal},
+    rpc::ServiceError,
+};
 
 /// Names the guard that is asked, for protocols without a field for it.
 pub(super) const GUARD_HEADER: &str = "x-babelward-guard";
@@ -48,7 +51,7 @@ pub(super) fn told(notes: &Notes, answer: &impl Serialize) -> Response {
     let body = serde_json::to_vec(answer).unwrap_or_default();
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, JSON);
     notes.tell(headers);
     response
 }

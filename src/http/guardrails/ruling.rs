@@ -1,6 +1,10 @@
 //! What a door makes of a guard's answer: the text passes, it is blocked, or there is no verdict.
 
-use crate::proto::{self, Action, ClassifyResponse, Label, Verdict};
+use crate::{
+    http::verdict::{has_undetermined_window, highest_score, is_undetermined},
+    proto::{self, Action, ClassifyResponse, Label, Verdict},
+    rpc::label_name,
+};
 
 /// What is said about a text.
 #[derive(Debug, PartialEq)]
@@ -66,16 +70,6 @@ impl Blocked {
     }
 }
 
-/// A verdict's label in lower case.
-pub(super) fn label_name(label: Label) -> &'static str {
-    match label {
-        Label::Safe => "safe",
-        Label::Unsafe => "unsafe",
-        Label::Controversial => "controversial",
-        Label::Undetermined | Label::Unspecified => "undetermined",
-    }
-}
-
 /// What is made of an answer. Where the request or the server names a decision policy, its decision counts; else `unsafe_score`
 /// is the score from which on a verdict blocks; else the label does: unsafe, and controversial like it.
 pub(super) fn ruling(response: &ClassifyResponse, unsafe_score: Option<f64>) -> Ruling {
@@ -101,7 +95,9 @@ pub(super) fn ruling(response: &ClassifyResponse, unsafe_score: Option<f64>) -> 
             because,
         }));
     }
-    match verdicts.iter().find(|verdict| is_undetermined(verdict)) {
+    let says_nothing =
+        |verdict: &&&Verdict| is_undetermined(verdict.label()) || has_undetermined_window(verdict);
+    match verdicts.iter().find(says_nothing) {
         Some(verdict) => Ruling::Undetermined(format!(
             "the answer of guard {} is none of its labels",
             guard(verdict)
@@ -109,13 +105,6 @@ pub(super) fn ruling(response: &ClassifyResponse, unsafe_score: Option<f64>) -> 
         None if verdicts.is_empty() => Ruling::Undetermined("the server's answer has no verdict".to_owned()),
         None => Ruling::Passed,
     }
-}
-
-/// Whether the guard said none of its labels, of the text or of a window of it. A window with a worse label stands for the others only
-/// where that label blocks.
-fn is_undetermined(verdict: &Verdict) -> bool {
-    let is_none = |label: Label| matches!(label, Label::Undetermined | Label::Unspecified);
-    is_none(verdict.label()) || verdict.windows.iter().any(|window| is_none(window.label()))
 }
 
 /// Why a verdict blocks by itself, if it does.
@@ -127,13 +116,6 @@ fn because(verdict: &Verdict, unsafe_score: Option<f64>) -> Option<Because> {
         // Without a threshold, or without a score that could reach it.
         _ => matches!(verdict.label(), Label::Unsafe | Label::Controversial).then_some(Because::Label),
     }
-}
-
-/// The highest score of a verdict. Its own is that of the window with the worst label; another window with a milder label may have
-/// a higher one.
-fn highest_score(verdict: &Verdict) -> Option<f64> {
-    let windows = verdict.windows.iter().filter_map(|window| window.unsafe_score);
-    verdict.unsafe_score.into_iter().chain(windows).reduce(f64::max)
 }
 
 fn guard(verdict: &Verdict) -> &str {

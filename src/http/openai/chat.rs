@@ -2,7 +2,7 @@
 
 use super::{
     answer::Endpoint,
-    fields::{Fields, Only, Problem, Problems},
+    fields::{self, Fields, Only, Problem, Problems},
     messages,
     parameters::{self, AnswerRequest, ParamNames, Parameters},
 };
@@ -16,11 +16,7 @@ use crate::{
 /// # Errors
 /// Everything that is wrong with its form. What its values may be is checked by the Generate that is made of it.
 pub(super) fn read(body: &[u8], settings: &DoorSettings) -> Result<AnswerRequest, Vec<Problem>> {
-    let mut problems = Problems::default();
-    let request = Fields::of_body(body, &mut problems).map(|fields| request(fields, settings, &mut problems));
-    problems.finish()?;
-    // Without fields there was a problem.
-    request.ok_or_else(Vec::new)
+    fields::read(body, |fields, problems| request(fields, settings, problems))
 }
 
 fn request(mut fields: Fields<'_>, settings: &DoorSettings, problems: &mut Problems) -> AnswerRequest {

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::{
     answer::Endpoint,
-    fields::{Fields, Kind, Only, Problem, Problems, kind, list, text, token_ids},
+    fields::{self, Fields, Kind, Only, Problem, Problems, kind, list, text, token_ids},
     parameters::{self, AnswerRequest, ParamNames, Parameters},
 };
 use crate::{
@@ -17,11 +17,7 @@ use crate::{
 /// # Errors
 /// Everything that is wrong with its form. What its values may be is checked by the Generate that is made of it.
 pub(super) fn read(body: &[u8], settings: &DoorSettings) -> Result<AnswerRequest, Vec<Problem>> {
-    let mut problems = Problems::default();
-    let request = Fields::of_body(body, &mut problems).map(|fields| request(fields, settings, &mut problems));
-    problems.finish()?;
-    // Without fields there was a problem.
-    request.ok_or_else(Vec::new)
+    fields::read(body, |fields, problems| request(fields, settings, problems))
 }
 
 fn request(mut fields: Fields<'_>, settings: &DoorSettings, problems: &mut Problems) -> AnswerRequest {

@@ -51,6 +51,21 @@ impl Problems {
     }
 }
 
+/// Reads the fields of a request's body.
+///
+/// # Errors
+/// Everything that is wrong with its form.
+pub(super) fn read<T>(
+    body: &[u8],
+    request: impl FnOnce(Fields<'_>, &mut Problems) -> T,
+) -> Result<T, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let request = Fields::of_body(body, &mut problems).map(|fields| request(fields, &mut problems));
+    problems.finish()?;
+    // Without fields there was a problem.
+    request.ok_or_else(Vec::new)
+}
+
 /// What kind of JSON a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -3,7 +3,11 @@
 use serde::Serialize;
 
 use super::categories::{PerCategory, counterparts};
-use crate::proto;
+use crate::{
+    http::verdict::{has_undetermined_window, highest_score, is_undetermined},
+    proto,
+    rpc::label_name,
+};
 
 /// What an input is, for every category.
 const TEXT: &str = "text";
@@ -64,23 +68,15 @@ enum ScoreSource {
 pub(super) fn result(response: proto::ClassifyResponse, threshold: Option<f64>) -> Option<ModerationResult> {
     let verdict = response.verdict?;
     let unsafe_score = verdict.unsafe_score?;
-    let (label, by_label) = match verdict.label() {
-        proto::Label::Safe => ("safe", false),
-        proto::Label::Unsafe => ("unsafe", true),
-        proto::Label::Controversial => ("controversial", true),
-        proto::Label::Undetermined | proto::Label::Unspecified => return None,
+    let label = verdict.label();
+    if is_undetermined(label) {
+        return None;
+    }
+    let flagged = match threshold {
+        Some(threshold) => highest_score(&verdict).is_some_and(|score| score >= threshold),
+        None => label != proto::Label::Safe,
     };
-    // The verdict's score is that of the window with the worst label. Another window may have a higher one.
-    let windows = verdict.windows.iter().filter_map(|window| window.unsafe_score);
-    let highest = windows.fold(unsafe_score, f64::max);
-    let flagged = threshold.map_or(by_label, |threshold| highest >= threshold);
-    let is_undetermined = |window: &proto::WindowVerdict| {
-        matches!(
-            window.label(),
-            proto::Label::Undetermined | proto::Label::Unspecified
-        )
-    };
-    if !flagged && verdict.windows.iter().any(is_undetermined) {
+    if !flagged && has_undetermined_window(&verdict) {
         return None;
     }
     let named = |category: &proto::CategoryResult| match category.display_name.is_empty() {
@@ -116,7 +112,7 @@ pub(super) fn result(response: proto::ClassifyResponse, threshold: Option<f64>) 
         category_scores: PerCategory::of(score),
         category_applied_input_types: PerCategory::of(|_| [TEXT]),
         babelward: VerdictReport {
-            label,
+            label: label_name(label),
             unsafe_score,
             categories: verdict
                 .categories

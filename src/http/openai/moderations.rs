@@ -5,14 +5,17 @@ use tonic::{Code, Status};
 
 use super::{
     error::OpenAiError,
-    fields::{Fields, Kind, Problem, Problems, kind, list, text},
+    fields::{self, Fields, Kind, Problem, Problems, kind, list, text},
     messages,
     moderation_result::{ModerationResult, result},
     parameters::EXTENSION,
 };
 use crate::{
     config::DoorSettings,
-    http::local::LocalChannel,
+    http::{
+        limits::{MOST_NAME_BYTES, MOST_TEXTS},
+        local::LocalChannel,
+    },
     proto::{self, batch_classify_result, content_part::Part, safety_service_client::SafetyServiceClient},
 };
 
@@ -23,12 +26,6 @@ const DEFAULT_NAMES: [&str; 4] = [
     "text-moderation-latest",
     "text-moderation-stable",
 ];
-
-/// Most inputs that are read; the call says how many there may be.
-const MOST_READ: usize = 4096;
-
-/// Most bytes of the name of a guard or policy, which each input gets a copy of. No model and no policy has a longer one.
-const MOST_NAME_BYTES: usize = 4096;
 
 /// A request that has been read.
 pub(super) struct ModerationRequest {
@@ -53,11 +50,7 @@ enum InputForm {
 /// # Errors
 /// Everything that is wrong with its form.
 pub(super) fn read(body: &[u8], settings: &DoorSettings) -> Result<ModerationRequest, Vec<Problem>> {
-    let mut problems = Problems::default();
-    let request = Fields::of_body(body, &mut problems).map(|fields| request(fields, settings, &mut problems));
-    problems.finish()?;
-    // Without fields there was a problem.
-    request.ok_or_else(Vec::new)
+    fields::read(body, |fields, problems| request(fields, settings, problems))
 }
 
 fn request(mut fields: Fields<'_>, settings: &DoorSettings, problems: &mut Problems) -> ModerationRequest {
@@ -130,11 +123,11 @@ fn inputs(fields: &mut Fields<'_>, problems: &mut Problems) -> (InputForm, Vec<p
         }
         return (InputForm::Text, Vec::new());
     }
-    let Some(of) = list(value, MOST_READ) else {
+    let Some(of) = list(value, MOST_TEXTS) else {
         problems.note("input", no_text);
         return (InputForm::Text, Vec::new());
     };
-    if of.count == 0 || of.count > MOST_READ {
+    if of.count == 0 || of.count > MOST_TEXTS {
         problems.note("input", format!("must have 1..=256 texts, has {}", of.count));
         return (InputForm::Texts, Vec::new());
     }

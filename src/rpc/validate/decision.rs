@@ -106,16 +106,31 @@ impl DecisionFields {
         };
         let checker = Checker::at(path);
         let named = self.named(&checker, decisions)?;
-        if named.is_some_and(|policy| policy.classifiers().next().is_some()) {
+        if named
+            .as_ref()
+            .is_some_and(|policy| policy.classifiers().next().is_some())
+        {
             let reason = "has thresholds of classifiers, which only a Classify asks; name a policy without";
             return Err(ServiceError::field(checker.path_of("decision_policy"), reason));
         }
-        self.find(&checker, decisions, &judge)
+        self.find_named(named, &checker, decisions, &judge)
     }
 
     /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the message with the fields.
     pub(super) fn find(
         self,
+        checker: &Checker,
+        decisions: &DecisionSet,
+        judge: &JudgingGuard<'_>,
+    ) -> Result<DecidedBy, ServiceError> {
+        let named = self.named(checker, decisions)?;
+        self.find_named(named, checker, decisions, judge)
+    }
+
+    /// [`DecisionFields::find`], where the policy that the request names has been found.
+    fn find_named(
+        self,
+        named: Option<Arc<DecisionPolicy>>,
         checker: &Checker,
         decisions: &DecisionSet,
         judge: &JudgingGuard<'_>,
@@ -127,7 +142,6 @@ impl DecisionFields {
             roles,
         } = *judge;
         let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
-        let named = self.named(checker, decisions)?;
         let computed_by = roles
             .iter()
             .map(|role| provenance::computed_by(entry, guard, judged_by, *role));

@@ -66,20 +66,13 @@ def verdicts(setup: Setup, python: str, repetitions: int, quick: bool) -> tuple[
     count = classify.load_size(quick)
     counts = ["classify", classify.CALLERS, classify.KV_TOKENS]
 
-    def work(repetition: int, load: int) -> dict[str, list[tuple[str, str]]]:
-        return {
-            "warm_up": classify.conversations(classify.CALLERS, seed=1_000_000 + repetition),
-            "alone": classify.conversations(classify.ALONE, seed=2_000_000 + repetition),
-            "load": classify.conversations(load, seed=repetition),
-        }
-
     def as_prompts(conversations: dict[str, list[tuple[str, str]]]) -> str:
         return json.dumps({name: classify.prompts(setup, load) for name, load in conversations.items()})
 
-    setting = fastest(setup, python, counts, as_prompts(work(0, classify.CALLERS)))
+    setting = fastest(setup, python, counts, as_prompts(classify.work(0, classify.CALLERS)))
     ours, peer = classify.Measured(), classify.Measured()
     for repetition in range(repetitions):
-        conversations = work(repetition, count)
+        conversations = classify.work(repetition, count)
         classify.measure_server(classify.Ours(setup), conversations, ours)
         theirs = side(setup, python, setting, counts, as_prompts(conversations))
         peer.speed.append(count / theirs["seconds"])
