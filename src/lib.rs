@@ -40,3 +40,4 @@ pub mod telemetry;
 pub mod text;
 pub mod tls;
 pub mod trace_context;
+pub mod translation_prompt;

@@ -15,7 +15,7 @@ use crate::{
     guard::is_language_tag,
     proto::{
         Action, ClassifyRenderingsRequest, ClassifyRenderingsResponse, ClassifyRequest, Label,
-        RenderingResult, RenderingRule, rendering_result,
+        RenderingResult, RenderingRule, TranslationOptions, TranslationQuality, rendering_result,
     },
 };
 
@@ -24,7 +24,8 @@ use crate::{
 /// Each line of the file is one of them. An id that is a language tag, such as de or pt-BR, is its language.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// File with the renderings, each a line like {"id": "de", "text": ..., "prompt": ...}; - is standard input
+    /// File with the renderings, each a line like {"id": "de", "text": ..., "prompt": ...}; - is standard input. With
+    /// --translate-into it may be one
     #[arg(value_name = "FILE.jsonl")]
     renderings: PathBuf,
     /// When the conversation is unsafe
@@ -33,6 +34,26 @@ pub(crate) struct Args {
     /// Guard to judge with, instead of the server's default
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     model: String,
+    /// Let a served model translate the first rendering into these languages too, such as de,fr. Its id has to be its language
+    #[arg(long, value_name = "LANGUAGES", value_delimiter = ',')]
+    translate_into: Vec<String>,
+    /// The model that translates, instead of the server's default target
+    #[arg(long, value_name = "ID", requires = "translate_into")]
+    translator: Option<String>,
+    /// Most tokens of the translation of one text [default: 512]
+    #[arg(long, value_name = "TOKENS", requires = "translate_into", value_parser = clap::value_parser!(u32).range(1..))]
+    translation_tokens: Option<u32>,
+    /// Estimate the quality of translations with this served estimator
+    #[arg(long, value_name = "ID", requires = "translate_into")]
+    quality: Option<String>,
+    /// Do not judge translations with a worse quality score: a lower one of CometKiwi, a higher one of MetricX
+    #[arg(
+        long,
+        value_name = "SCORE",
+        requires = "quality",
+        allow_negative_numbers = true
+    )]
+    quality_bound: Option<f64>,
     /// End with exit code 3 when the joint label is unsafe, and with 8 when it is undetermined
     #[arg(long)]
     fail_on_unsafe: bool,
@@ -60,9 +81,9 @@ enum Rule {
 /// Judges all lines of a file together.
 pub(crate) fn run(args: &Args, global: &Global) -> anyhow::Result<Exit> {
     let items = input::items(&args.renderings)?;
-    if items.len() < 2 {
+    if items.len() < 2 && args.translate_into.is_empty() {
         return Err(CommandError::invalid_data(
-            "one rendering alone has nothing to be joined with: use classify",
+            "one rendering alone has nothing to be joined with: use classify, or --translate-into",
         )
         .into());
     }
@@ -81,7 +102,8 @@ async fn judge(
         Rule::Majority => RenderingRule::Majority,
         Rule::All => RenderingRule::All,
     };
-    let ids: Vec<_> = items.iter().map(|item| item.id.clone()).collect();
+    let given = items.iter().map(|item| &item.id);
+    let ids: Vec<_> = given.chain(&args.translate_into).cloned().collect();
     let rendering = |item: Item| ClassifyRequest {
         model: args.model.clone(),
         conversation: Some(item.conversation),
@@ -97,12 +119,13 @@ async fn judge(
     let request = ClassifyRenderingsRequest {
         renderings: items.into_iter().map(rendering).collect(),
         rule: rule.into(),
+        translation: args.translation(),
     };
-    let wanted = request.renderings.len();
+    let wanted = ids.len();
     let response = global.connect().await?.classify_renderings(request).await?;
     if response.results.len() != wanted {
         let reason = format!(
-            "{wanted} renderings were sent, {} answered",
+            "{wanted} renderings were to be judged, {} were answered",
             response.results.len()
         );
         return Err(ClientError::Protocol(reason).into());
@@ -125,6 +148,23 @@ async fn judge(
     })
 }
 
+impl Args {
+    fn translation(&self) -> Option<TranslationOptions> {
+        if self.translate_into.is_empty() {
+            return None;
+        }
+        Some(TranslationOptions {
+            model: self.translator.clone().unwrap_or_default(),
+            languages: self.translate_into.clone(),
+            max_new_tokens: self.translation_tokens.unwrap_or_default(),
+            quality: self.quality.clone().map(|model| TranslationQuality {
+                model,
+                bound: self.quality_bound,
+            }),
+        })
+    }
+}
+
 fn print(ids: &[String], response: &ClassifyRenderingsResponse, global: &Global) -> anyhow::Result<()> {
     for ((index, id), result) in (0_u32..).zip(ids).zip(&response.results) {
         let differs = match response.dissent.contains(&index) {
@@ -132,6 +172,13 @@ fn print(ids: &[String], response: &ClassifyRenderingsResponse, global: &Global)
             false => "",
         };
         print_line(&format!("{id}  {}{differs}", shown(result, global)))?;
+        for text in result.translated.iter().flat_map(|translated| &translated.texts) {
+            let score = text
+                .quality_score
+                .map(|score| format!("  quality {score:.4}"))
+                .unwrap_or_default();
+            print_line(&format!("    translated: {:?}{score}", text.text))?;
+        }
     }
     let mut joint = format!(
         "together  {}",

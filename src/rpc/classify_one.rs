@@ -76,26 +76,41 @@ pub(super) fn classify_item(
     request: proto::ClassifyRequest,
     path: String,
 ) -> impl Future<Output = Result<proto::ClassifyResponse, proto::ItemStatus>> + use<> {
-    let record = Record::item(&call.record, number, call.deadline);
-    let context = context.item(&record);
+    let context = begin_item(call, context, number);
     async move {
-        let counted = match number {
-            0 => Ok(()),
-            _ => context.shared.count_request(&context.tenant),
-        };
-        let answer = match counted {
+        let record = Arc::clone(&context.record);
+        let answer = match count_item(&context, number) {
             Ok(()) => classify(context, request, path).await,
             Err(error) => Err(error),
         };
-        match answer {
-            Ok(response) => {
-                record.finish(Code::Ok);
-                Ok(response)
-            }
-            Err(error) => {
-                record.fail(&error);
-                Err(error.to_item())
-            }
+        end_item(&record, answer)
+    }
+}
+
+/// The context for one of several items that a call has at once, with a record of its own.
+pub(super) fn begin_item(call: &Call, context: &WorkContext, number: u64) -> WorkContext {
+    let record = Record::item(&call.record, number, call.deadline);
+    context.item(&record)
+}
+
+/// Counts an item as a request of its tenant. The call has been counted as one, which its first item is no further one of.
+pub(super) fn count_item(context: &WorkContext, number: u64) -> Result<(), ServiceError> {
+    match number {
+        0 => Ok(()),
+        _ => context.shared.count_request(&context.tenant),
+    }
+}
+
+/// Ends the record of an item with its answer.
+pub(super) fn end_item<T>(record: &Record, answer: Result<T, ServiceError>) -> Result<T, proto::ItemStatus> {
+    match answer {
+        Ok(response) => {
+            record.finish(Code::Ok);
+            Ok(response)
+        }
+        Err(error) => {
+            record.fail(&error);
+            Err(error.to_item())
         }
     }
 }

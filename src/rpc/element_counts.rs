@@ -69,7 +69,8 @@ fn limit(name: &str, limits: &Limits) -> Option<usize> {
         "babelward.v1.BatchClassifyRequest.items" | "babelward.v1.EstimateQualityRequest.pairs" => {
             limits.batch_items
         }
-        "babelward.v1.ClassifyRenderingsRequest.renderings" => *super::validate::RENDERINGS.end(),
+        "babelward.v1.ClassifyRenderingsRequest.renderings" => super::validate::MOST_RENDERINGS,
+        "babelward.v1.TranslationOptions.languages" => super::validate::MOST_LANGUAGES,
         _ => return None,
     })
 }

@@ -45,6 +45,17 @@ pub enum TextOrigin {
     },
 }
 
+/// What is wrong with a translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TranslationFlaw {
+    /// It has no text.
+    Empty,
+    /// It is longer than it may be.
+    CutOff,
+    /// Its quality score is worse than the request allows.
+    Quality,
+}
+
 /// Why a request, or one item of a batch or stream, was not answered. [`super::status`] turns each into a
 /// status code, a reason and details; docs/errors.md is the caller's view.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +96,14 @@ pub enum ServiceError {
     },
     /// The guard's verdict on the complete text is neither safe nor unsafe. Use another guard.
     VerdictUndetermined,
+    /// What a served model wrote as the translation of a text cannot be judged in its place. Name another translator, or send the
+    /// rendering.
+    TranslationUnusable {
+        /// The field of the text.
+        field: String,
+        /// What is wrong with it.
+        flaw: TranslationFlaw,
+    },
     /// The prompt does not fit into the model's context window; nothing was cut off. Shorten it.
     InputTooLong {
         /// Tokens of the prompt.

@@ -64,7 +64,8 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::DeviceFault
         | ServiceError::WorkerPanic
         | ServiceError::TextFault
-        | ServiceError::VerdictUndetermined => Some(Reason::GuardFailed),
+        | ServiceError::VerdictUndetermined
+        | ServiceError::TranslationUnusable { .. } => Some(Reason::GuardFailed),
         ServiceError::InvalidFields(_)
         | ServiceError::ConversationShape(_)
         | ServiceError::TextNotEncodable { .. }

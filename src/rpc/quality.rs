@@ -88,7 +88,7 @@ impl QualityApi {
 }
 
 /// Scores one pair.
-async fn score(
+pub(super) async fn score(
     context: &WorkContext,
     estimator: &Lease,
     encoder: &Arc<PairEncoder>,
@@ -135,7 +135,8 @@ async fn score(
     })
 }
 
-fn metric(kind: EstimatorKind) -> proto::QualityMetric {
+/// What the scores of an estimator are.
+pub(super) fn metric(kind: EstimatorKind) -> proto::QualityMetric {
     match kind {
         EstimatorKind::CometKiwi => proto::QualityMetric::CometKiwi,
         EstimatorKind::MetricX23 | EstimatorKind::MetricX24 => proto::QualityMetric::Metricx,

@@ -2,22 +2,30 @@
 
 use std::sync::Arc;
 
-use futures::future;
+use futures::{FutureExt as _, future};
 
 use super::{
     call::Call,
-    classify_one::classify_item,
+    classify_one::{begin_item, classify, classify_item, count_item, end_item},
     decision,
     error::ServiceError,
     label,
     sequence::{Shared, WorkContext},
-    validate::{self, CheckedRenderings},
+    translated::{TranslatedRendering, translate},
+    validate::{self, CheckedRenderings, ValidationContext},
 };
 use crate::{
+    auth::Scope,
     engine::Priority,
     guard::{Action, Agreement, Label, RenderingRule, agree},
     proto::{self, rendering_result},
 };
+
+/// What a caller needs for renderings that the server translates, besides what it needs for verdicts.
+const TRANSLATION_SCOPES: &[Scope] = &[Scope::Generate];
+
+/// What it needs besides for estimates of their quality.
+const QUALITY_SCOPES: &[Scope] = &[Scope::Score];
 
 /// Checks and answers a ClassifyRenderings.
 pub(crate) async fn answer(
@@ -25,25 +33,63 @@ pub(crate) async fn answer(
     call: &Call,
     request: proto::ClassifyRenderingsRequest,
 ) -> Result<proto::ClassifyRenderingsResponse, ServiceError> {
+    let context = WorkContext::of(shared, call, Priority::Urgent);
+    if let Some(translation) = &request.translation {
+        context.check_scope(TRANSLATION_SCOPES)?;
+        if translation.quality.is_some() {
+            context.check_scope(QUALITY_SCOPES)?;
+        }
+    }
     shared.admit()?;
     // The call is a request also where it has no renderings, and its first rendering is no further one.
     shared.count_request(&call.tenant)?;
-    let CheckedRenderings { renderings, rule } = validate::renderings(request)?;
-    let context = WorkContext::of(shared, call, Priority::Urgent);
-    let results = (0..).zip(renderings).map(|(number, rendering)| {
+    let validation = ValidationContext::of(shared, call.deadline);
+    let CheckedRenderings {
+        renderings,
+        rule,
+        translation,
+    } = validate::renderings(request, &validation).await?;
+    let first = translation.as_ref().and_then(|_| renderings.first().cloned());
+    let mut judged = Vec::new();
+    for (number, rendering) in (0..).zip(renderings) {
         let language = rendering.language.clone();
-        let judged = classify_item(call, &context, number, rendering, format!("renderings[{number}]"));
-        async move {
+        let answer = classify_item(call, &context, number, rendering, format!("renderings[{number}]"));
+        let result = async move {
             proto::RenderingResult {
                 language,
-                result: Some(match judged.await {
-                    Ok(response) => rendering_result::Result::Response(response),
-                    Err(error) => rendering_result::Result::Error(error),
-                }),
+                result: Some(result(answer.await)),
+                translated: None,
             }
+        };
+        judged.push(result.boxed());
+    }
+    if let (Some(work), Some(first)) = (&translation, &first) {
+        let given = judged.len() as u64;
+        for (number, language) in (given..).zip(&work.into) {
+            let context = begin_item(call, &context, number);
+            let result = async move {
+                let record = Arc::clone(&context.record);
+                let TranslatedRendering { told, request } = match count_item(&context, number) {
+                    Ok(()) => translate(&context, work, language, first).await,
+                    Err(error) => TranslatedRendering {
+                        told: proto::Translated::default(),
+                        request: Err(error),
+                    },
+                };
+                let answer = match request {
+                    Ok(request) => classify(context, request, "renderings[0]".to_owned()).await,
+                    Err(error) => Err(error),
+                };
+                proto::RenderingResult {
+                    language: language.tag.clone(),
+                    result: Some(result(end_item(&record, answer))),
+                    translated: Some(told),
+                }
+            };
+            judged.push(result.boxed());
         }
-    });
-    let results = future::join_all(results).await;
+    }
+    let results = future::join_all(judged).await;
     let Agreement { label, dissent } = agree(rule, &labels(&results));
     Ok(proto::ClassifyRenderingsResponse {
         label: label::told(label).into(),
@@ -54,6 +100,14 @@ pub(crate) async fn answer(
             .collect(),
         results,
     })
+}
+
+/// The answer to one rendering.
+fn result(answer: Result<proto::ClassifyResponse, proto::ItemStatus>) -> rendering_result::Result {
+    match answer {
+        Ok(response) => rendering_result::Result::Response(response),
+        Err(error) => rendering_result::Result::Error(error),
+    }
 }
 
 fn response(result: &proto::RenderingResult) -> Option<&proto::ClassifyResponse> {

@@ -7,7 +7,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::{
-    error::{ServiceError, TextOrigin, Violation},
+    error::{ServiceError, TextOrigin, TranslationFlaw, Violation},
     violations::{for_details, for_message},
 };
 use crate::{
@@ -63,6 +63,7 @@ reasons! {
     StreamIdle = "STREAM_IDLE" => DeadlineExceeded;
     GrowingTextTooLong = "GROWING_TEXT_TOO_LONG" => InvalidArgument;
     VerdictUndetermined = "VERDICT_UNDETERMINED" => Internal;
+    TranslationUnusable = "TRANSLATION_UNUSABLE" => Internal;
     InputTooLong = "INPUT_TOO_LONG" => InvalidArgument;
     TooManyWindows = "TOO_MANY_WINDOWS" => InvalidArgument;
     TextNotEncodable = "TEXT_NOT_ENCODABLE" => InvalidArgument;
@@ -223,6 +224,22 @@ impl ServiceError {
                 Reason::VerdictUndetermined,
                 "the guard's verdict on the complete text is neither safe nor unsafe: use another guard".to_owned(),
             ),
+            Self::TranslationUnusable { field, flaw } => {
+                let (problem, what) = match flaw {
+                    TranslationFlaw::Empty => ("empty", "is empty"),
+                    TranslationFlaw::CutOff => ("cut_off", "is longer than translation.max_new_tokens or the context window"),
+                    TranslationFlaw::Quality => ("quality", "has a worse quality score than translation.quality.bound"),
+                };
+                Report::new(
+                    Reason::TranslationUnusable,
+                    format!(
+                        "the translation of {field} {what}, so it is not judged: name another translator, or send the \
+                         rendering"
+                    ),
+                )
+                .with("field", field)
+                .with("problem", problem)
+            }
             Self::InputTooLong {
                 input_tokens,
                 limit_tokens,

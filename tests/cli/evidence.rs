@@ -5,7 +5,7 @@ use std::fs;
 use babelward::proto::{
     Action, ClassifyRenderingsRequest, ClassifyRenderingsResponse, ClassifyRequest, ClassifyResponse,
     EvidenceOutcome, EvidenceSpan, FindEvidenceRequest, FindEvidenceResponse, ItemStatus, Label,
-    RenderingResult, RenderingRule, Verdict, rendering_result,
+    RenderingResult, RenderingRule, Translated, TranslatedText, Verdict, rendering_result,
 };
 use serde_json::Value;
 use tonic::Code;
@@ -81,8 +81,26 @@ pub fn renderings(request: &ClassifyRenderingsRequest) -> ClassifyRenderingsResp
         RenderingResult {
             language: rendering.language.clone(),
             result: Some(result),
+            translated: None,
         }
     };
+    // What is translated is the language's tag, and safe.
+    let translated = |language: &String| RenderingResult {
+        language: language.clone(),
+        result: Some(rendering_result::Result::Response(ClassifyResponse {
+            verdict: Some(verdict(Label::Safe)),
+            ..ClassifyResponse::default()
+        })),
+        translated: Some(Translated {
+            texts: vec![TranslatedText {
+                text: format!("\"in {language}\""),
+                quality_score: Some(0.75),
+                ..TranslatedText::default()
+            }],
+            ..Translated::default()
+        }),
+    };
+    let languages = request.translation.iter().flat_map(|options| &options.languages);
     let (label, action) = match request.rule() {
         RenderingRule::Majority => (Label::Undetermined, Action::Flag),
         RenderingRule::All => (Label::Safe, Action::Allow),
@@ -92,7 +110,12 @@ pub fn renderings(request: &ClassifyRenderingsRequest) -> ClassifyRenderingsResp
         label: label.into(),
         action: action.into(),
         dissent: vec![0],
-        results: request.renderings.iter().map(result).collect(),
+        results: request
+            .renderings
+            .iter()
+            .map(result)
+            .chain(languages.map(translated))
+            .collect(),
     }
 }
 
@@ -175,4 +198,12 @@ fn renderings_are_shown_with_their_dissent_and_the_joint_label_is_the_exit_code(
     fs::write(&file, "{\"text\": \"bread\"}\n").unwrap();
     let alone = judge(&[]);
     assert!(alone.stderr.contains("use classify"), "{}", alone.stderr);
+    let translated = judge(&["--translate-into", "de,fr", "--translator", "tiny"]);
+    assert_eq!(translated.code, 0, "{}", translated.stderr);
+    let shown: Vec<_> = translated.stdout.lines().collect();
+    assert!(shown[1].starts_with("de  SAFE"), "{}", translated.stdout);
+    assert_eq!(shown[2], "    translated: \"\\\"in de\\\"\"  quality 0.7500");
+    assert!(shown[3].starts_with("fr  SAFE"), "{}", translated.stdout);
+    let alone = judge(&["--translator", "tiny"]);
+    assert!(alone.stderr.contains("--translate-into"), "{}", alone.stderr);
 }

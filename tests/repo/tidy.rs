@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("secret", ""),
     ("reload", ""),
     ("trace_context", ""),
+    ("translation_prompt", ""),
     ("tls", "errors files reload secret"),
     ("auth", "engine::Tenant digest files reload secret tls"),
     ("memory", ""),
@@ -58,7 +59,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "rpc",
         "registry guard quality classifier engine backend model text gguf digest errors config telemetry proto calibrator \
-         memory::human_bytes status_code auth tls trace_context",
+         memory::human_bytes status_code auth tls trace_context translation_prompt",
     ),
     // `guard` for its tests only: they hold the table of categories against the guards.
     ("http", "rpc config auth proto guard::GuardKind"),
@@ -66,7 +67,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("receipt", "client proto digest"),
     (
         "bench",
-        "client proto digest errors files random status_code calibrator",
+        "client proto digest errors files random status_code calibrator translation_prompt",
     ),
     (
         "cli",

@@ -79,6 +79,7 @@ mod streaming_validation;
 mod streams;
 mod tenants;
 mod traces;
+mod translated_renderings;
 mod validation;
 mod verdict_heads;
 mod windows;

@@ -108,19 +108,24 @@ impl ModelLoader for HeldLoader {
     }
 }
 
-async fn held(case: &Case, options: ServerOptions) -> Rig {
-    let gate = Gate::default();
+/// That estimator, with the tokenizer of a case.
+pub fn group(case: &Case, gate: &Gate) -> ModelGroup {
     let loader = HeldLoader {
         tokenizer: Arc::new(Tokenizer::from_folder(case.folder.path()).unwrap()),
         gate: gate.clone(),
     };
-    let group = ModelGroup {
+    ModelGroup {
         specs: vec![rig::spec(KIWI, ModelRole::Quality)],
         device: 0,
         passed_over: Vec::new(),
         precision: Precision::F32,
         loader: Box::new(loader),
-    };
+    }
+}
+
+async fn held(case: &Case, options: ServerOptions) -> Rig {
+    let gate = Gate::default();
+    let group = group(case, &gate);
     let memory = MemoryOptions {
         budget: u64::MAX,
         kv: KvSize::Auto,

@@ -24,6 +24,7 @@ async fn judge(
     let request = proto::ClassifyRenderingsRequest {
         renderings,
         rule: rule.into(),
+        translation: None,
     };
     Ok(rig
         .safety()
@@ -132,6 +133,7 @@ async fn wrong_requests_name_their_fields() {
     let request = proto::ClassifyRenderingsRequest {
         renderings: languages(),
         rule: 9,
+        translation: None,
     };
     let wrong = rig.safety().await.classify_renderings(request).await.unwrap_err();
     assert_eq!(violated(&wrong), ["rule"]);

@@ -15,11 +15,11 @@ use crate::{
         Conversation, FinishReason, GenerateRequest, Message, Role, SamplingParams, StoppingParams,
         generate_request::Prompt, generate_response::Event,
     },
+    translation_prompt,
 };
 
 /// The template that is used where the caller gives none.
-pub const DEFAULT_TEMPLATE: &str = "Translate the following text from {{ source_language }} into {{ target_language }}. \
-    Reply with the translation only, without quotes or explanations.\n\n{{ text }}";
+pub const DEFAULT_TEMPLATE: &str = translation_prompt::TEMPLATE;
 
 /// How often a request is sent at most when its answer breaks off.
 const ATTEMPTS: u32 = 4;
@@ -205,6 +205,16 @@ mod tests {
             text.ends_with("\n\nHello {{ x }}"),
             "a text is no template: {text}"
         );
+        for (from, to) in [(Language::En, Language::De), (Language::It, Language::Es)] {
+            assert_eq!(
+                template.render("{{ x }}", from, to).unwrap(),
+                translation_prompt::request("{{ x }}", from.name(), to.name())
+            );
+            assert_eq!(
+                translation_prompt::language_name(to.code()).as_deref(),
+                Some(to.name())
+            );
+        }
         for (wrong, part) in [
             ("{{ txt }}", "undefined"),
             ("no text", "{{ text }}"),

@@ -14,6 +14,7 @@ mod renderings;
 mod request;
 mod request_bytes;
 mod safety;
+mod translation;
 
 pub use self::request_bytes::RequestChecks;
 pub(crate) use self::{
@@ -23,9 +24,10 @@ pub(crate) use self::{
     generation::{CheckedGenerate, GenerateWork, Prompt, ScoreWork, generate, score},
     growing::{GuardWork, guard_chunk, guard_start},
     quality::{Pair, QualityWork, estimate_quality},
-    renderings::{CheckedRenderings, RENDERINGS, renderings},
+    renderings::{CheckedRenderings, MOST_RENDERINGS, renderings},
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
     safety::{CheckedClassify, ClassifyWork, Judged, JudgedMessages, JudgedRange, Judging, batch, classify},
+    translation::{MOST_LANGUAGES, QualityWanted, SourceText, TargetLanguage, TranslationWork},
 };
 
 #[cfg(test)]

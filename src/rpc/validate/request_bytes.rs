@@ -9,7 +9,7 @@ use super::{
     generation::{generate_fields, score_fields, take_guard},
     growing::{guard_chunk, guard_fields},
     quality::quality_fields,
-    renderings::renderings,
+    renderings::rendering_fields,
     request::{count_tokens, item_id, item_timeout, list_models, message_size},
     safety::{batch, classify_fields},
 };
@@ -97,7 +97,7 @@ impl RequestChecks {
                     Some(Event::End(proto::GuardEnd {})) => Ok(()),
                 }
             }
-            Method::ClassifyRenderings => renderings(decode(message)?).and_then(|checked| {
+            Method::ClassifyRenderings => rendering_fields(decode(message)?, limits).and_then(|checked| {
                 let mut renderings = checked.renderings.into_iter().enumerate();
                 renderings.try_for_each(|(index, rendering)| {
                     self.classify(rendering, &format!("renderings[{index}]"))

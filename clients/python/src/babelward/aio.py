@@ -218,11 +218,15 @@ class AsyncClient:
         renderings: Iterable[ClassifyLike],
         *,
         rule: v1.RenderingRule.ValueType = v1.RENDERING_RULE_UNSPECIFIED,
+        translation: v1.TranslationOptions | None = None,
         timeout: float | None = None,
     ) -> v1.ClassifyRenderingsResponse:
-        """Judges one conversation in several languages or wordings, and joins their verdicts by a rule."""
+        """Judges one conversation in several languages or wordings, and joins their verdicts by a rule.
+
+        With translation a served model makes further ones of the first.
+        """
         requests = [classify_request(each) for each in renderings]
-        request = v1.ClassifyRenderingsRequest(renderings=requests, rule=rule)
+        request = v1.ClassifyRenderingsRequest(renderings=requests, rule=rule, translation=translation)
         return await self._call(self._safety.ClassifyRenderings, request, timeout)
 
     async def policies(self, *, timeout: float | None = None) -> v1.ListPoliciesResponse:
