@@ -194,6 +194,7 @@ pub fn server_options(config: &Config) -> ServerOptions {
             longest_deadline: deadlines.longest,
             receive: deadlines.receive,
             stream_idle: deadlines.stream_idle,
+            guard_heartbeat: deadlines.guard_heartbeat,
             connection_idle: config.server.connection_idle,
             connection_age: config.server.connection_age,
             ..TimeLimits::default()

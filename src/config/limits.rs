@@ -1,6 +1,10 @@
 //! What a server lets its callers ask for and make it hold, and the deadlines of calls that bring none.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
+
+/// Times that may be between two heartbeats of a growing text. Shorter ones would be most of what is sent, and longer ones would not
+/// keep a connection open.
+pub const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 
 /// Limits on requests. The defaults are the documented ones.
 #[derive(Debug, Clone, PartialEq, Eq)]

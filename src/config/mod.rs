@@ -32,7 +32,7 @@ pub use self::{
     device::{DeterminismPolicy, DeviceBudget},
     doors::{DoorSettings, OnFailure},
     flags::{FlagAdapter, FlagDevice, FlagGuardKind, FlagModel, FlagOverrides, FlagPrecision},
-    limits::{DefaultDeadlines, Limits},
+    limits::{DefaultDeadlines, HEARTBEATS, Limits},
     origin::{Entry, Origin},
     problem::{ConfigError, Problem, ProblemKind},
     schema::{KEYS, Key, MODEL_KEYS},
@@ -176,6 +176,8 @@ pub struct Deadlines {
     pub receive: Duration,
     /// Longest time that a stream may be idle.
     pub stream_idle: Duration,
+    /// Time between two heartbeats of a growing text whose request names none.
+    pub guard_heartbeat: Duration,
 }
 
 /// Settings of logs and traces.

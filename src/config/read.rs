@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
-    Config, ConfigError, Deadlines, DefaultDeadlines, Defaults, DeviceBudget, Engine, Limits, Model, Origin,
-    Problem, ProblemKind, Role, Server,
+    Config, ConfigError, Deadlines, DefaultDeadlines, Defaults, DeviceBudget, Engine, HEARTBEATS, Limits,
+    Model, Origin, Problem, ProblemKind, Role, Server,
     merged::{Given, Values, model_key},
     problem::closest,
     schema,
@@ -165,6 +165,16 @@ impl Reader<'_> {
         time.unwrap_or_default()
     }
 
+    fn heartbeat(&mut self, key: &str) -> Duration {
+        let time = self.optional::<Duration>(key).unwrap_or(*HEARTBEATS.end());
+        if !HEARTBEATS.contains(&time) {
+            let (least, most) = (HEARTBEATS.start(), HEARTBEATS.end());
+            let fix = format!("write a time from {least:?} to {most:?}");
+            self.problem(key, format!("{time:?} is out of range"), fix);
+        }
+        time
+    }
+
     fn server(&mut self) -> Server {
         Server {
             listen: self.get("server.listen"),
@@ -294,6 +304,7 @@ impl Reader<'_> {
             longest: self.positive_time("deadlines.longest"),
             receive: self.positive_time("deadlines.receive"),
             stream_idle: self.positive_time("deadlines.stream_idle"),
+            guard_heartbeat: self.heartbeat("deadlines.guard_heartbeat"),
         }
     }
 

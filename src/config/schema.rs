@@ -387,6 +387,12 @@ pub const KEYS: &[Key] = &[
         "longest that a stream of items may stay without an open item, or a GuardStream without a look under way, and \
          without a message, and that an answer waits for a client that does not read",
     ),
+    key(
+        "deadlines.guard_heartbeat",
+        "5s",
+        "time between two heartbeats of a GuardStream or guarded Generate that holds text back, 100 ms to 10 min, where its \
+         request names none",
+    ),
     key("telemetry.log_format", "human", "human or json"),
     key(
         "telemetry.log_level",

@@ -425,6 +425,7 @@ fn sizes_and_times_are_read_exactly() {
         ("BABELWARD_ENGINE__KV_MEMORY", "3GiB"),
         ("BABELWARD_LIMITS__MESSAGE_BYTES", "300000"),
         ("BABELWARD_DEADLINES__MODELS", "250ms"),
+        ("BABELWARD_DEADLINES__GUARD_HEARTBEAT", "100ms"),
         ("BABELWARD_ENGINE__THREADS", "3"),
         ("BABELWARD_ENGINE__MAX_CONTEXT", "1024"),
         ("BABELWARD_SERVER__METRICS_LISTEN", "off"),
@@ -434,6 +435,7 @@ fn sizes_and_times_are_read_exactly() {
     assert_eq!(config.engine.kv_memory, Some(3 << 30));
     assert_eq!(config.limits.message_bytes, 300_000);
     assert_eq!(config.deadlines.defaults.models, Duration::from_millis(250));
+    assert_eq!(config.deadlines.guard_heartbeat, Duration::from_millis(100));
     assert_eq!(config.engine.threads.map(|n| n.get()), Some(3));
     assert_eq!(config.engine.max_context.map(|n| n.get()), Some(1024));
     assert_eq!(config.server.metrics_listen, None);
@@ -444,6 +446,8 @@ fn sizes_and_times_are_read_exactly() {
         ("BABELWARD_ENGINE__THREADS", "1.5"),
         ("BABELWARD_DEADLINES__MODELS", "0s"),
         ("BABELWARD_DEADLINES__MODELS", "5"),
+        ("BABELWARD_DEADLINES__GUARD_HEARTBEAT", "99ms"),
+        ("BABELWARD_DEADLINES__GUARD_HEARTBEAT", "11m"),
         ("BABELWARD_SERVER__LISTEN", ""),
         ("BABELWARD_TELEMETRY__LOG_LEVEL", "a=b=c"),
     ] {

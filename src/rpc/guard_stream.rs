@@ -167,7 +167,11 @@ impl Driver {
     }
 
     fn restart_heartbeat(&mut self) {
-        let pause = self.shared.times.guard_heartbeat;
+        let server = self.shared.times.guard_heartbeat;
+        let pause = self
+            .guarding
+            .as_ref()
+            .map_or(server, Guarding::heartbeat_interval);
         self.heartbeat.as_mut().reset(Instant::now() + pause);
     }
 

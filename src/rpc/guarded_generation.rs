@@ -4,7 +4,7 @@
 //! The target is not slowed down for its guard: what is decoded and not released is bounded by the longest answer, and is never
 //! released to make room.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin};
 
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -13,7 +13,7 @@ use super::{
     generation::{CutEnd, Delta, Finished, Generation, Piece},
     guard_end::{End, Reason},
     guarding::{Guarding, Looked},
-    sequence::{Shared, WorkContext},
+    sequence::WorkContext,
     validate::GuardWork,
     withheld::Withheld,
 };
@@ -52,7 +52,6 @@ enum Over {
 
 /// A guarded answer in progress.
 pub(crate) struct GuardedGeneration {
-    shared: Arc<Shared>,
     generation: Generation,
     target: Target,
     guarding: Guarding,
@@ -73,16 +72,15 @@ enum Happening {
 impl GuardedGeneration {
     /// Guards an answer that has been queued in this context.
     pub(crate) fn new(context: &WorkContext, generation: Generation, guard: GuardWork) -> Self {
-        let shared = Arc::clone(&context.shared);
+        let guarding = Guarding::new(context.for_looks(), guard);
         Self {
             generation,
             target: Target::Writing,
-            guarding: Guarding::new(context.for_looks(), guard),
+            heartbeat: Box::pin(sleep(guarding.heartbeat_interval())),
+            guarding,
             withheld: Withheld::default(),
             outbox: VecDeque::new(),
             over: None,
-            heartbeat: Box::pin(sleep(shared.times.guard_heartbeat)),
-            shared,
         }
     }
 
@@ -128,7 +126,7 @@ impl GuardedGeneration {
     }
 
     fn restart_heartbeat(&mut self) {
-        let pause = self.shared.times.guard_heartbeat;
+        let pause = self.guarding.heartbeat_interval();
         self.heartbeat.as_mut().reset(Instant::now() + pause);
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Where the looks are and what they mean is decided in [`crate::guard`]; a look itself is an ordinary Classify.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 
@@ -96,6 +96,12 @@ impl Guarding {
     /// When text is released.
     pub(crate) fn mode(&self) -> GuardMode {
         self.work.rules.mode
+    }
+
+    /// Time between two heartbeats.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        let server = self.context.shared.times.guard_heartbeat;
+        self.work.heartbeat.unwrap_or(server)
     }
 
     /// What has come of the text.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::guard::DecisionSet;
 
+pub(crate) use crate::config::HEARTBEATS;
 pub use crate::config::{DefaultDeadlines, Limits};
 
 /// How long callers may take, so that callers who stop halfway hold no resources for ever.
@@ -17,7 +18,8 @@ pub struct TimeLimits {
     /// Longest time that a stream of items may be without an open item and without a message, and that an answer may wait
     /// for a client which does not read.
     pub stream_idle: Duration,
-    /// Time between two heartbeats of a GuardStream that holds text back and has nothing else to say.
+    /// Time between two heartbeats of a growing text that is held back while there is nothing else to say, where its request names
+    /// none.
     pub guard_heartbeat: Duration,
     /// Longest time that a new connection may take until it speaks HTTP/2.
     pub handshake: Duration,

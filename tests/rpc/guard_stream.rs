@@ -429,6 +429,10 @@ async fn a_guard_that_fails_releases_nothing_unless_asked_and_says_so() {
 async fn wrong_messages_are_refused_by_name() {
     let rig = Rig::start().await;
     let with = |options: GuardOptions| vec![start(options)];
+    let heartbeat = |seconds, nanos| GuardOptions {
+        heartbeat: Some(prost_types::Duration { seconds, nanos }),
+        ..GuardOptions::default()
+    };
     let cadence = |tokens| GuardOptions {
         cadence: Some(GuardCadence {
             tokens,
@@ -447,6 +451,9 @@ async fn wrong_messages_are_refused_by_name() {
         (vec![chunk("hi")], &["chunk"]),
         (vec![END], &["end"]),
         (with(cadence(7)), &["start.options.cadence.tokens"]),
+        (with(heartbeat(0, 99_999_999)), &["start.options.heartbeat"]),
+        (with(heartbeat(600, 1)), &["start.options.heartbeat"]),
+        (with(heartbeat(-1, 0)), &["start.options.heartbeat"]),
         (with(cadence(513)), &["start.options.cadence.tokens"]),
         (
             with(GuardOptions {

@@ -8,7 +8,7 @@ use super::{
     checker::{Checker, ValidationContext},
     conversation,
     decision::{DecidedBy, DecisionFields},
-    growing::{AnswerGuardFields, GuardWork, answer_guard_fields},
+    growing::{AnswerGuardFields, CheckedOptions, GuardWork, answer_guard_fields},
     policy::{self, CheckedPolicy, GuardAndPolicy},
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
@@ -141,8 +141,11 @@ async fn guard_of(
         policy,
         policy_field,
         inline_policy_field,
-        cadence,
-        rules,
+        options: CheckedOptions {
+            cadence,
+            rules,
+            heartbeat,
+        },
         decision,
         path,
     } = guard;
@@ -173,6 +176,7 @@ async fn guard_of(
         role: Speaker::Assistant,
         cadence,
         rules,
+        heartbeat,
         decider,
     })
 }

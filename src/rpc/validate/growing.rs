@@ -1,6 +1,6 @@
 //! Checks the messages of GuardStream, and the guards of answers.
 
-use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
+use std::{fmt::Display, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
     checker::{Checker, ValidationContext},
@@ -15,7 +15,11 @@ use crate::{
         SentMessage, Speaker,
     },
     proto,
-    rpc::{decision::Decider, error::ServiceError, limits::Limits},
+    rpc::{
+        decision::Decider,
+        error::ServiceError,
+        limits::{HEARTBEATS, Limits},
+    },
 };
 
 /// Most bytes of a chunk of the text.
@@ -36,6 +40,8 @@ pub(crate) struct GuardWork {
     pub(crate) role: Speaker,
     pub(crate) cadence: Cadence,
     pub(crate) rules: ReleaseRules,
+    /// Time between two heartbeats; `None` is the server's.
+    pub(crate) heartbeat: Option<Duration>,
     /// Of the verdict on the complete text.
     pub(crate) decider: Decider,
 }
@@ -46,10 +52,17 @@ pub(super) struct GuardFields {
     policy: CheckedPolicy,
     messages: Vec<Arc<SentMessage>>,
     priority: proto::Priority,
-    cadence: Cadence,
-    rules: ReleaseRules,
+    options: CheckedOptions,
     decision: DecisionFields,
     fields: JudgedMessages,
+}
+
+/// Checked options of a growing text.
+pub(super) struct CheckedOptions {
+    pub(super) cadence: Cadence,
+    pub(super) rules: ReleaseRules,
+    /// Time between two heartbeats; `None` is the server's.
+    pub(super) heartbeat: Option<Duration>,
 }
 
 pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limits: &Limits) -> GuardFields {
@@ -72,14 +85,13 @@ pub(super) fn guard_fields(checker: &mut Checker, start: proto::GuardStart, limi
         }),
     };
     let decision = DecisionFields::checked(checker, start.decision_policy, start.language);
-    let (cadence, rules) = options(checker, start.options);
+    let options = options(checker, start.options);
     GuardFields {
         model: start.model,
         policy,
         messages,
         priority,
-        cadence,
-        rules,
+        options,
         decision,
         fields: JudgedMessages {
             conversation: checker.path_of("conversation"),
@@ -101,8 +113,7 @@ pub(super) struct AnswerGuardFields {
     pub(super) policy_field: String,
     /// The field of a policy in the request.
     pub(super) inline_policy_field: String,
-    pub(super) cadence: Cadence,
-    pub(super) rules: ReleaseRules,
+    pub(super) options: CheckedOptions,
     pub(super) decision: DecisionFields,
     /// Where they are, for later errors.
     pub(super) path: String,
@@ -116,25 +127,37 @@ pub(super) fn answer_guard_fields(
     checker.model_id("model", &guard.model, limits);
     let policy = policy::policy(checker, guard.policy_source.into(), limits);
     let decision = DecisionFields::checked(checker, guard.decision_policy, guard.language);
-    let (cadence, rules) = options(checker, guard.options);
+    let options = options(checker, guard.options);
     AnswerGuardFields {
         model: guard.model,
         model_field: checker.path_of("model"),
         policy_field: checker.path_of(policy.field()),
         inline_policy_field: checker.path_of("inline_policy"),
         policy,
-        cadence,
-        rules,
+        options,
         decision,
         path: checker.path_of(""),
     }
 }
 
-fn options(checker: &mut Checker, options: Option<proto::GuardOptions>) -> (Cadence, ReleaseRules) {
+fn options(checker: &mut Checker, options: Option<proto::GuardOptions>) -> CheckedOptions {
     let options = options.unwrap_or_default();
-    checker.within("options", |checker| {
-        (cadence(checker, options.cadence), rules(checker, &options))
+    checker.within("options", |checker| CheckedOptions {
+        cadence: cadence(checker, options.cadence),
+        rules: rules(checker, &options),
+        heartbeat: options.heartbeat.and_then(|time| heartbeat(checker, time)),
     })
+}
+
+fn heartbeat(checker: &mut Checker, time: prost_types::Duration) -> Option<Duration> {
+    let time = Duration::try_from(time)
+        .ok()
+        .filter(|time| HEARTBEATS.contains(time));
+    if time.is_none() {
+        let (least, most) = (HEARTBEATS.start(), HEARTBEATS.end());
+        checker.wrong("heartbeat", format!("must be {least:?} to {most:?}"));
+    }
+    time
 }
 
 fn cadence(checker: &mut Checker, cadence: Option<proto::GuardCadence>) -> Cadence {
@@ -211,8 +234,11 @@ pub(crate) async fn guard_start(
         policy,
         messages,
         priority,
-        cadence,
-        rules,
+        options: CheckedOptions {
+            cadence,
+            rules,
+            heartbeat,
+        },
         decision,
         fields,
     } = guard_fields(&mut checker, start, context.limits);
@@ -240,6 +266,7 @@ pub(crate) async fn guard_start(
         },
         cadence,
         rules,
+        heartbeat,
         decider,
     })
 }

@@ -9,6 +9,7 @@
 //! `BABELWARD_SIMULATION_SEEDS=N` runs that many. A seed decides everything but the order of what happens within the same
 //! millisecond, because texts become tokens on threads of the runtime.
 
+mod heartbeats;
 mod network;
 mod scenario;
 mod server;

@@ -308,7 +308,8 @@ impl Clients {
     }
 }
 
-fn channel(network: &Network, server: &'static str, options: &ClientOptions) -> Channel {
+/// A connection to a server of the simulation, which is opened when it is used.
+pub(super) fn channel(network: &Network, server: &'static str, options: &ClientOptions) -> Channel {
     let endpoint = options.tuned(Endpoint::from_static("http://simulated"));
     let network = network.clone();
     endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
