@@ -293,6 +293,7 @@ impl Guard {
             label_mass,
             categories: reading.categories,
             refusal: reading.refusal,
+            category_shares: Vec::new(),
             raw_output,
         }
     }
@@ -308,9 +309,9 @@ impl Guard {
         categories.map(|category| category.code.as_str()).collect()
     }
 
-    /// Whether its answers go on from the label to a category, so that probabilities of categories can be read.
+    /// Whether probabilities of categories can be read: from heads, or because its answers go on from the label to a category.
     pub fn tells_categories(&self) -> bool {
-        self.kind.before_categories().is_some()
+        self.heads.is_some() || self.kind.before_categories().is_some()
     }
 
     /// Where the codes of a policy part, as tokens after a prompt. `None` where answers do not go on from the label to a category,

@@ -30,6 +30,9 @@ pub struct Verdict {
     pub categories: Vec<(String, String)>,
     /// Whether the judged answer refuses; absent where the guard does not say so.
     pub refusal: Option<Refusal>,
+    /// Of each category of the guard's own policy, in its order, the probability that the text falls under it, given that it falls
+    /// under one. Empty for guards that write text, where it is read from further passes, and where nothing can be said.
+    pub category_shares: Vec<f64>,
     /// The text that the guard wrote, after the beginning that was put into its prompt; empty for a guard that writes none.
     pub raw_output: String,
 }

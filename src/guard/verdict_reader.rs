@@ -19,6 +19,8 @@ const NO_CATEGORY: &str = "None";
 pub(super) struct VerdictReader {
     request: Side,
     answer: Side,
+    /// The names of both sides' categories, each once.
+    names: Vec<String>,
 }
 
 /// The heads for one judged role.
@@ -45,9 +47,17 @@ impl VerdictReader {
                 categories: named.categories.clone(),
             }
         };
+        let (request, answer) = (side(HeadSide::Request), side(HeadSide::Answer));
+        let mut names: Vec<String> = Vec::new();
+        for name in request.categories.iter().chain(&answer.categories) {
+            if name != NO_CATEGORY && !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
         Self {
-            request: side(HeadSide::Request),
-            answer: side(HeadSide::Answer),
+            request,
+            answer,
+            names,
         }
     }
 
@@ -60,12 +70,7 @@ impl VerdictReader {
 
     /// The categories of both sides by their names.
     pub(super) fn policy(&self) -> Policy {
-        let mut names: Vec<&str> = Vec::new();
-        for name in self.request.categories.iter().chain(&self.answer.categories) {
-            if name != NO_CATEGORY && !names.contains(&name.as_str()) {
-                names.push(name);
-            }
-        }
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         Policy::of_names(&names)
     }
 
@@ -115,9 +120,27 @@ impl VerdictReader {
                 .map(|name| (name.clone(), name.clone()))
                 .into_iter()
                 .collect(),
+            category_shares: self.shares(side, &logprobs[risks.len()..]),
             refusal: None,
             raw_output: String::new(),
         }
+    }
+
+    /// Of each category in the policy's order, the probability that it is this one given that it is one; 0 of those that the side's
+    /// head does not know. Empty where the head says that it is certainly none.
+    fn shares(&self, side: &Side, logprobs: &[f64]) -> Vec<f64> {
+        let named = side.categories.iter().zip(logprobs);
+        let named = named.filter(|(name, _)| *name != NO_CATEGORY);
+        let named: Vec<_> = named.map(|(name, logprob)| (name, logprob.exp())).collect();
+        let sum: f64 = named.iter().map(|(_, probability)| probability).sum();
+        if sum <= 0.0 {
+            return Vec::new();
+        }
+        let share = |name: &String| {
+            let found = named.iter().find(|(known, _)| *known == name);
+            found.map_or(0.0, |(_, probability)| probability / sum)
+        };
+        self.names.iter().map(share).collect()
     }
 }
 
@@ -178,7 +201,14 @@ mod tests {
         assert!((found.unsafe_score.unwrap() - 0.8).abs() < 1e-12);
         assert!((found.controversial_score.unwrap() - 0.3).abs() < 1e-12);
         assert!((found.label_mass - 1.0).abs() < 1e-12);
+        let shares = &found.category_shares;
+        assert!((shares[0] - 2.0 / 9.0).abs() < 1e-12 && (shares[1] - 7.0 / 9.0).abs() < 1e-12);
         let safe = verdict(JudgedRole::Agent, &[0.6, 0.3, 0.1, 0.1, 0.9]);
+        assert!((safe.category_shares[0] - 1.0).abs() < 1e-12);
+        assert_eq!(
+            safe.category_shares[1], 0.0,
+            "answers have no head for it: {safe:?}"
+        );
         assert_eq!((safe.label, safe.categories.len()), (Label::Safe, 0));
         let unnamed = verdict(JudgedRole::Agent, &[0.2, 0.3, 0.5, 0.9, 0.1]);
         assert_eq!(
@@ -191,5 +221,8 @@ mod tests {
     fn nothing_read_is_undetermined_and_never_safe() {
         let nothing = reader().verdict(JudgedRole::User, None);
         assert_eq!((nothing.label, nothing.unsafe_score), (Label::Undetermined, None));
+        assert!(nothing.category_shares.is_empty());
+        let none = verdict(JudgedRole::Agent, &[0.2, 0.3, 0.5, 1.0, 0.0]);
+        assert!(none.category_shares.is_empty());
     }
 }

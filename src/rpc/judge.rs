@@ -151,23 +151,24 @@ pub(crate) async fn verdict(
     };
     metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label::label_name(label))
         .increment(1);
-    let categories = match (&tree, &asked, verdict.unsafe_score) {
-        (Some(tree), Some(prompt), Some(score)) => {
+    let (shares, category_usage) = match (&tree, &asked, verdict.unsafe_score) {
+        (Some(tree), Some(prompt), Some(_)) => {
             let read = category_probabilities::read(context, entry, prompt, tree, field).await?;
-            let judged_by = guard.categories(policy.as_deref()).iter();
-            let found =
-                judged_by
-                    .zip(read.probabilities)
-                    .map(|(category, given)| proto::CategoryProbability {
-                        category: category.code.clone(),
-                        probability: score * given,
-                        display_name: category.name.clone(),
-                    });
-            (found.collect(), Some(read.usage))
+            (read.probabilities, Some(read.usage))
         }
+        // Heads have said it with the label.
+        (None, _, Some(_)) if work.category_probabilities => (verdict.category_shares, None),
         _ => (Vec::new(), None),
     };
-    let (category_probabilities, category_usage) = categories;
+    let judged_by = guard.categories(policy.as_deref()).iter();
+    let category_probabilities = judged_by
+        .zip(shares)
+        .map(|(category, given)| proto::CategoryProbability {
+            category: category.code.clone(),
+            probability: verdict.unsafe_score.unwrap_or_default() * given,
+            display_name: category.name.clone(),
+        })
+        .collect();
     let categories = verdict.categories.into_iter();
     Ok(proto::Verdict {
         label: label.into(),

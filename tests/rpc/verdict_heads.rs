@@ -16,7 +16,7 @@ use babelward::{
 use tonic::Code;
 
 use crate::{
-    rig::{self, Rig, classify, conversation, reason, violated},
+    rig::{self, Rig, classify, conversation, reason},
     scripted::Gate,
     verdict_heads_golden::{expected, folder},
 };
@@ -190,15 +190,48 @@ async fn looks_are_classifications_that_cost_the_new_text_and_a_block() {
     }
 }
 
+/// The golden file has the category head's probabilities, `None` among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn probabilities_of_categories_are_those_of_the_head_and_cost_nothing() {
+    let config = std::fs::read(folder().path().join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let rig = rig().await;
+    for case in expected().cases {
+        let names = match case.judges_an_answer() {
+            true => &config["response_category_map"],
+            false => &config["query_category_map"],
+        };
+        let contents: Vec<&str> = case.contents.iter().map(String::as_str).collect();
+        let request = proto::ClassifyRequest {
+            category_probabilities: true,
+            ..judge(&contents)
+        };
+        let answer = rig.safety().await.classify(request).await.unwrap().into_inner();
+        let verdict = answer.verdict.unwrap();
+        assert_eq!(verdict.category_usage, None);
+        assert_eq!(verdict.usage.unwrap().forward_passes, 1);
+        let head = case.category.iter().enumerate();
+        let head: Vec<(&str, f64)> = head
+            .map(|(index, probability)| (names[index.to_string()].as_str().unwrap(), *probability))
+            .filter(|(name, _)| *name != "None")
+            .collect();
+        let named: f64 = head.iter().map(|(_, probability)| probability).sum();
+        let mut sum = 0.0;
+        for told in &verdict.category_probabilities {
+            let expected = head.iter().find(|(name, _)| *name == told.category);
+            let share = expected.map_or(0.0, |(_, probability)| probability / named);
+            let expected = (1.0 - case.risk[0]) * share;
+            assert!((told.probability - expected).abs() < 2e-5, "{told:?} {expected}");
+            sum += told.probability;
+        }
+        assert!(verdict.category_probabilities.len() >= head.len());
+        assert!((sum - verdict.unsafe_score.unwrap()).abs() < 1e-9);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_heads_cannot_do_is_refused_by_name() {
     let rig = rig().await;
-    let with_categories = proto::ClassifyRequest {
-        category_probabilities: true,
-        ..judge(&["hi"])
-    };
-    let refused = rig.safety().await.classify(with_categories).await.unwrap_err();
-    assert_eq!(violated(&refused), ["category_probabilities"]);
     let text = proto::GenerateRequest {
         model: STREAM.to_owned(),
         ..rig::generate("hi")
