@@ -46,6 +46,8 @@ pub struct Setup {
     pub queue_items: usize,
     /// What the guard is.
     pub guard: GuardKind,
+    /// SmolLM2's without another one. It needs the tokens of ChatML.
+    pub tokenizer: Option<Arc<Tokenizer>>,
     pub policies: Vec<Policy>,
     pub blocks: usize,
     pub context: usize,
@@ -60,6 +62,7 @@ impl Default for Setup {
             options: ServerOptions::default(),
             queue_items: 2048,
             guard: GuardKind::ChatDemo,
+            tokenizer: None,
             policies: Vec::new(),
             blocks: 8192,
             context: 4096,
@@ -228,6 +231,7 @@ pub fn scripted_groups(setup: &Setup, gate: &Gate) -> Vec<ModelGroup> {
         precision: Precision::F32,
         loader: Box::new(ScriptedLoader {
             template,
+            tokenizer: setup.tokenizer.clone().unwrap_or_else(|| text().0),
             context: setup.context,
             blocks: setup.blocks,
             gate: gate.clone(),
@@ -313,6 +317,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
 /// Makes the scripted model.
 struct ScriptedLoader {
     template: Option<Arc<ChatTemplate>>,
+    tokenizer: Arc<Tokenizer>,
     context: usize,
     blocks: usize,
     gate: Gate,
@@ -324,13 +329,13 @@ impl ModelLoader for ScriptedLoader {
     }
 
     fn open(&self, _kv_bytes: u64, precision: Precision) -> Result<OpenedModel, RegistryError> {
-        let model = Scripted::new(text().0, self.context, self.blocks, self.gate.clone());
-        Ok(opened(
-            Box::new(model),
-            ModelBytes { weights: 1, kv: 0 },
-            precision,
-            self.template.clone(),
-        ))
+        let tokenizer = || Arc::clone(&self.tokenizer);
+        let model = Scripted::new(tokenizer(), self.context, self.blocks, self.gate.clone());
+        let bytes = ModelBytes { weights: 1, kv: 0 };
+        Ok(OpenedModel {
+            tokenizer: tokenizer(),
+            ..opened(Box::new(model), bytes, precision, self.template.clone())
+        })
     }
 }
 

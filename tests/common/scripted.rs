@@ -80,6 +80,7 @@ impl Gate {
 enum AnswerForm {
     Llama,
     Qwen3,
+    Wild,
     Poly,
 }
 
@@ -89,7 +90,10 @@ impl AnswerForm {
         if prompt.contains("'Safety: Controversial'") {
             Some(Self::Qwen3)
         } else if prompt.contains("Human user:\n") {
-            Some(Self::Poly)
+            Some(match prompt.contains("identify the policies violated") {
+                true => Self::Poly,
+                false => Self::Wild,
+            })
         } else {
             prompt.contains("<BEGIN CONVERSATION>").then_some(Self::Llama)
         }
@@ -98,7 +102,7 @@ impl AnswerForm {
     fn before_conversation(self) -> &'static str {
         match self {
             Self::Llama | Self::Qwen3 => "<BEGIN CONVERSATION>",
-            Self::Poly => "Human user:",
+            Self::Wild | Self::Poly => "Human user:",
         }
     }
 
@@ -107,7 +111,7 @@ impl AnswerForm {
         match self {
             Self::Llama => "",
             Self::Qwen3 => "<think>\n\n</think>\n\nSafety:",
-            Self::Poly => "Harmful request:",
+            Self::Wild | Self::Poly => "Harmful request:",
         }
     }
 
@@ -115,13 +119,13 @@ impl AnswerForm {
         match self {
             Self::Llama => &["safe", "unsafe"],
             Self::Qwen3 => &[" Safe", " Unsafe", " Controversial"],
-            Self::Poly => &[" yes", " no"],
+            Self::Wild | Self::Poly => &[" yes", " no"],
         }
     }
 
     /// Whether a label is the next word.
     fn is_before_label(self, written: &[u8]) -> bool {
-        written.is_empty() || matches!(self, Self::Poly) && written.ends_with(b":")
+        written.is_empty() || matches!(self, Self::Wild | Self::Poly) && written.ends_with(b":")
     }
 
     /// The rest of the answer about a conversation.
@@ -130,7 +134,7 @@ impl AnswerForm {
         match self {
             _ if has("[odd]") => match self {
                 Self::Llama => "perhaps",
-                Self::Qwen3 | Self::Poly => " perhaps",
+                Self::Qwen3 | Self::Wild | Self::Poly => " perhaps",
             },
             Self::Llama if has("[unsafe]") => "unsafe\nS1,S9",
             Self::Llama => "safe",
@@ -139,6 +143,8 @@ impl AnswerForm {
                 " Controversial\nCategories: Unethical Acts\nRefusal: No\n"
             }
             Self::Qwen3 => " Safe\nCategories: None\nRefusal: Yes\n",
+            Self::Wild if has("[unsafe]") => " yes\nResponse refusal: no\nHarmful response: yes\n",
+            Self::Wild => " no\nResponse refusal: yes\nHarmful response: no\n",
             Self::Poly if has("[unsafe]") => {
                 " yes\nRequest safety violations: S1\nResponse refusal: no\nHarmful response: yes\n\
                  Response safety violations: S1,S9\n"
@@ -206,6 +212,8 @@ impl Scripted {
             .strip_prefix(b"assistant")
             .unwrap_or(&written)
             .trim_ascii_start();
+        // WildGuard's prompt ends with this behind its `[/INST]`.
+        let written = written.strip_prefix(b"<|assistant|>\n").unwrap_or(written);
         let form = AnswerForm::of(&prompt);
         let judged = form.and_then(|form| prompt.rsplit_once(form.before_conversation()));
         let judged = judged.map(|(_, judged)| judged);
