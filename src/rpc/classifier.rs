@@ -40,7 +40,7 @@ pub(crate) async fn classify_all(
     text: &ClassifiedText,
 ) -> Result<Classifications, ServiceError> {
     let asked = classifiers.into_iter().map(|asked| async move {
-        let asked_by = asked.asked_by;
+        let (asked_by, model) = (asked.asked_by, asked.lease.id.clone());
         let first_label = asked.classifier.labels().first().cloned().unwrap_or_default();
         match (classify(context, asked, text).await, asked_by) {
             (Ok(told), _) => Ok(Some(Answer {
@@ -48,7 +48,10 @@ pub(crate) async fn classify_all(
                 first_label,
                 told,
             })),
-            (Err(_), AskedBy::Shadow) => Ok(None),
+            (Err(error), AskedBy::Shadow) => {
+                context.shared.shadow_log.failed(&model, &error);
+                Ok(None)
+            }
             (Err(error), AskedBy::Request) => Err(error),
         }
     });

@@ -47,6 +47,7 @@ mod request_body;
 mod score;
 mod sequence;
 mod server;
+mod shadow_log;
 mod status;
 mod stream;
 mod text_work;

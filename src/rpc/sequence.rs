@@ -24,6 +24,7 @@ use super::{
     error::ServiceError,
     limits::{Limits, TimeLimits},
     record::Record,
+    shadow_log::ShadowLog,
     text_work::{TextSize, TextWork},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) quotas: Quotas,
     /// What is done about verdicts.
     pub(crate) decisions: DecisionSet,
+    /// What shadow policies went without.
+    pub(crate) shadow_log: ShadowLog,
     /// Cancelled when the server accepts no new work.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the grace period of the drain is over, and open work must end.

@@ -24,6 +24,7 @@ use super::{
     record::InFlightCount,
     score::ScoringApi,
     sequence::Shared,
+    shadow_log::ShadowLog,
     text_work::TextWork,
     transport::{
         Connections, HttpPort, Incoming, RequestBudget, Shutdown, TenantUses, Transport, connection_limit,
@@ -164,6 +165,7 @@ pub async fn serve_on<L: Incoming + Sync>(
         allow_admin: options.allow_admin,
         quotas: security.quotas.clone(),
         decisions: options.decisions,
+        shadow_log: ShadowLog::default(),
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });

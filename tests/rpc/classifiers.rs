@@ -1,7 +1,11 @@
 //! Classifiers beside a guard and alone: their answers are transformers', long texts are read in windows, wrong questions are refused
 //! by name, and decision policies decide by them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use babelward::{
     backend::{Backend, Footprint, LoadOptions, cpu::CpuBackend},
@@ -12,7 +16,8 @@ use babelward::{
     model::spec::Precision,
     proto::{self, Action, Capability, DecisionSubject, GuardUse},
     registry::{
-        KvSize, MemoryOptions, ModelGroup, ModelLoader, ModelRole, OpenedModel, Registry, RegistryError,
+        KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec, OpenedModel,
+        Registry, RegistryError,
     },
     rpc::ServerOptions,
     text::Tokenizer,
@@ -28,8 +33,11 @@ use crate::{
 
 const WATCH: &str = "watch";
 
-/// The tiny classifier of a folder, on the processor.
-struct FolderLoader(PathBuf);
+/// The tiny classifier of a folder, on the processor. It is not opened while the gate is closed.
+struct FolderLoader {
+    folder: PathBuf,
+    gate: Gate,
+}
 
 fn options() -> LoadOptions {
     load_options(Precision::F32, 1 << 20)
@@ -37,19 +45,22 @@ fn options() -> LoadOptions {
 
 impl ModelLoader for FolderLoader {
     fn footprint(&self, _precision: Precision) -> Result<Footprint, RegistryError> {
-        Ok(CpuBackend::new(1).footprint(&self.0, &[], &options()).unwrap())
+        Ok(CpuBackend::new(1)
+            .footprint(&self.folder, &[], &options())
+            .unwrap())
     }
 
     fn open(&self, _kv_bytes: u64, _precision: Precision) -> Result<OpenedModel, RegistryError> {
+        self.gate.pass();
         Ok(OpenedModel {
-            loaded: CpuBackend::new(1).load(&self.0, &[], &options()).unwrap(),
-            tokenizer: Arc::new(Tokenizer::from_folder(&self.0).unwrap()),
+            loaded: CpuBackend::new(1).load(&self.folder, &[], &options()).unwrap(),
+            tokenizer: Arc::new(Tokenizer::from_folder(&self.folder).unwrap()),
             template: None,
             names: Vec::new(),
             digest: digest::of_bytes("watch"),
             adapter_digests: Vec::new(),
             estimator: None,
-            labels: Some(labels_of(&self.0).unwrap()),
+            labels: Some(labels_of(&self.folder).unwrap()),
             verdict_heads: None,
         })
     }
@@ -67,18 +78,40 @@ enum Guards {
 }
 
 async fn rig_with(guards: Guards, decisions: DecisionSet) -> Rig {
-    let (setup, gate) = (Setup::default(), Gate::default());
     let folder = folder();
+    let eager = Classifier {
+        folder: folder.path(),
+        load: LoadPolicy::Eager,
+        gate: Gate::default(),
+    };
+    rig_of(guards, decisions, eager).await
+}
+
+/// How the classifier is loaded.
+struct Classifier<'a> {
+    folder: &'a Path,
+    load: LoadPolicy,
+    gate: Gate,
+}
+
+async fn rig_of(guards: Guards, decisions: DecisionSet, classifier: Classifier<'_>) -> Rig {
+    let (setup, gate) = (Setup::default(), Gate::default());
     let mut groups = match guards {
         Guards::None => Vec::new(),
         Guards::One => rig::scripted_groups(&setup, &gate),
     };
     groups.push(ModelGroup {
-        specs: vec![rig::spec(WATCH, ModelRole::Classifier)],
+        specs: vec![ModelSpec {
+            load: classifier.load,
+            ..rig::spec(WATCH, ModelRole::Classifier)
+        }],
         device: 0,
         passed_over: Vec::new(),
         precision: Precision::F32,
-        loader: Box::new(FolderLoader(folder.path().to_owned())),
+        loader: Box::new(FolderLoader {
+            folder: classifier.folder.to_owned(),
+            gate: classifier.gate,
+        }),
     });
     let memory = MemoryOptions {
         budget: u64::MAX,
@@ -142,7 +175,7 @@ async fn one_call_asks_the_guard_about_harm_and_a_classifier_about_injection() {
     assert_eq!(found.provenance.as_ref().unwrap().model, WATCH);
     // Without a classifier there is no classification.
     let answer = ask(&rig, classify(&[&text.text])).await.unwrap();
-    assert_eq!(answer.classifications, []);
+    assert!(answer.classifications.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -542,4 +575,32 @@ async fn a_classifier_that_cannot_answer_fails_its_policys_requests_and_no_shado
             (Action::Block, DecisionSubject::Classifier, WATCH),
         ]
     );
+}
+
+/// The gate of its loader is closed: whoever waited for it would wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_classifier_that_a_shadow_policy_loads() {
+    let (folder, gate) = (folder(), Gate::default());
+    gate.close();
+    let lazy = Classifier {
+        folder: folder.path(),
+        load: LoadPolicy::Lazy,
+        gate: gate.clone(),
+    };
+    let rig = rig_of(Guards::One, decisions(None, &["alone"]), lazy).await;
+    let subject = async || {
+        let answer = ask(&rig, classify(&["a"])).await.unwrap();
+        assert!(answer.classifications.is_empty());
+        answer.shadow_decisions[0].reasons[0].subject()
+    };
+    assert_eq!(subject().await, DecisionSubject::NotClassified);
+    assert_eq!(subject().await, DecisionSubject::NotClassified);
+    gate.open();
+    // The first request has begun the load, which goes on although nobody waits.
+    let began = Instant::now();
+    while subject().await != DecisionSubject::Classifier {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is never loaded");
+        tokio::task::yield_now().await;
+    }
+    rig.stop().await;
 }

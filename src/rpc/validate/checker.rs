@@ -11,6 +11,7 @@ use crate::{
         error::{ServiceError, Violation},
         limits::Limits,
         sequence::Shared,
+        shadow_log::ShadowLog,
     },
 };
 
@@ -19,6 +20,8 @@ pub(crate) struct ValidationContext<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) limits: &'a Limits,
     pub(crate) decisions: &'a DecisionSet,
+    /// What shadow policies went without.
+    pub(crate) shadow_log: &'a ShadowLog,
     /// Checks may wait until this for models to be loaded.
     pub(crate) deadline: Deadline,
 }
@@ -29,6 +32,7 @@ impl<'a> ValidationContext<'a> {
             registry: &shared.registry,
             limits: &shared.limits,
             decisions: &shared.decisions,
+            shadow_log: &shared.shadow_log,
             deadline,
         }
     }

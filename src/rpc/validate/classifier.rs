@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+
 use super::checker::{Checker, ValidationContext};
 use crate::{
     classifier::TextClassifier,
@@ -138,8 +140,8 @@ pub(super) async fn find(
     Ok(found)
 }
 
-/// Finds the classifiers that decision policies have thresholds of, and adds those that are not in `found`. Waits while they are being
-/// loaded. `field` is the request's field that names the deciding policy.
+/// Finds the classifiers that decision policies have thresholds of, and adds those that are not in `found`. Waits while those of the
+/// deciding policy are being loaded. Those of shadow policies are loaded too, but nobody waits for them. `field` is the request's field that names the deciding policy.
 pub(super) async fn add_asked_by_policies(
     context: &ValidationContext<'_>,
     found: &mut Vec<ClassifierWork>,
@@ -147,12 +149,23 @@ pub(super) async fn add_asked_by_policies(
     field: &str,
 ) -> Result<(), ServiceError> {
     for question in questions {
-        let asked = asked_by_policy(context, found, &question, field).await;
-        match (asked, question.role) {
-            (Ok(Some(work)), _) => found.push(work),
-            (Ok(None), _) | (Err(_), Role::Shadow) => {}
-            (Err(error), Role::Deciding) => return Err(error),
-        }
+        let asked = asked_by_policy(context, found, &question, field);
+        let asked = match question.role {
+            Role::Deciding => asked.await?,
+            // The first poll begins a load that goes on without a waiter.
+            Role::Shadow => match asked.now_or_never() {
+                Some(Ok(asked)) => asked,
+                Some(Err(error)) => {
+                    context.shadow_log.failed(&question.model, &error);
+                    None
+                }
+                None => {
+                    context.shadow_log.loading(&question.model);
+                    None
+                }
+            },
+        };
+        found.extend(asked);
     }
     Ok(())
 }

@@ -71,6 +71,7 @@ pub(crate) async fn find_evidence(
         registry: context.registry,
         limits: context.limits,
         decisions: &undecided,
+        shadow_log: context.shadow_log,
         deadline: context.deadline,
     };
     let CheckedClassify { judging, .. } = safety::classify(classify, "request", &context).await?;
