@@ -478,6 +478,7 @@ async fn what_is_wrong_with_a_guard_is_named() {
         }),
         interim_threshold: Some(1.5),
         confirmations: 9,
+        heartbeat: Some(prost_types::Duration::default()),
     };
     let status = client.generate(guarded("Hi.", wrong)).await.unwrap_err();
     assert_eq!(reason(&status, Code::InvalidArgument).0, "INVALID_FIELDS");
@@ -489,6 +490,7 @@ async fn what_is_wrong_with_a_guard_is_named() {
             "guard.options.failure_mode",
             "guard.options.interim_threshold",
             "guard.options.confirmations",
+            "guard.options.heartbeat",
         ]
     );
     let mut unknown = guarded("Hi.", often());

@@ -255,11 +255,9 @@ async fn wrong_options_name_their_fields() {
         (one(), long, "translation.max_new_tokens"),
         (one(), unbounded, "translation.quality.bound"),
     ] {
-        let wrong = rig
-            .safety()
-            .await
-            .classify_renderings(request(renderings, options));
-        let wrong = wrong.await.unwrap_err();
+        let mut client = rig.safety().await;
+        let wrong = client.classify_renderings(request(renderings, options)).await;
+        let wrong = wrong.unwrap_err();
         assert_eq!(wrong.code(), Code::InvalidArgument, "{wrong:?}");
         assert_eq!(violated(&wrong), [field]);
     }
@@ -273,8 +271,9 @@ async fn wrong_options_name_their_fields() {
             quality,
             ..into(&["de"])
         };
-        let wrong = rig.safety().await.classify_renderings(request(one(), options));
-        let wrong = wrong.await.unwrap_err();
+        let mut client = rig.safety().await;
+        let wrong = client.classify_renderings(request(one(), options)).await;
+        let wrong = wrong.unwrap_err();
         assert_eq!(reason(&wrong, Code::FailedPrecondition).0, name);
     }
     rig.idle().await;
