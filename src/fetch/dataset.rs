@@ -104,7 +104,8 @@ fn fetch_all(
             revision,
         },
         home: sources.datasets.join(repository.replace('/', "--")),
-        sources,
+        to: None,
+        hub: &sources.hub,
         reporter,
     };
     let choose = |siblings: &[Sibling]| choose(siblings, file.as_deref());
@@ -173,6 +174,7 @@ mod tests {
         let sibling = |name: &&str| Sibling {
             rfilename: (*name).to_owned(),
             size: Some(1),
+            blob: None,
             lfs: None,
         };
         names.iter().map(sibling).collect()

@@ -37,6 +37,7 @@ mod logs;
 mod manifest;
 mod manual;
 mod model_files;
+mod models_fetch;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
