@@ -44,6 +44,7 @@ mod planted;
 mod proof;
 mod protected;
 mod quoted;
+mod release;
 mod report;
 mod serve;
 mod study;
