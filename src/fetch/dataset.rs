@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     error::{FetchError, SourceError},
+    listing::{Sibling, is_inside},
     progress::{Progress, Reporter},
-    repository::{Fetch, Repository, RepositoryKind, Sibling, is_inside},
+    repository::{Fetch, Repository, RepositoryKind},
     sources::Sources,
 };
 

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{
     error::{FetchError, SourceError},
+    listing::{Gate, Sibling},
     model_files::{Choice, INDEX, ModelForm, choose, weights},
     model_name::{ModelName, Revision},
     progress::{Progress, Reporter},
-    repository::{Commit, Fetch, Gate, Offer, Repository, RepositoryKind, Sibling},
+    repository::{Commit, Fetch, Offer, Repository, RepositoryKind},
     sources::{HubAddress, NamedHub, Sources},
 };
 use crate::{files, secret::Secret};

@@ -13,6 +13,7 @@ mod file;
 mod hub;
 mod hub_fetch;
 mod hub_model;
+mod listing;
 mod model;
 mod model_files;
 mod model_name;
@@ -36,10 +37,11 @@ pub use self::{
     file::{WantedFile, parse_digest},
     hub_fetch::{FetchedModel, ModelFetch},
     hub_model::HubModel,
+    listing::Gate,
     model::{smollm2, smollm2_cached},
     model_files::ModelForm,
     model_name::{ModelName, Revision},
     progress::Progress,
-    repository::{Gate, Offer},
+    repository::Offer,
     sources::HubAddress,
 };

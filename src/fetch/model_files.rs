@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::repository::{Sibling, is_inside};
+use super::listing::{Sibling, is_inside};
 use crate::memory::human_bytes;
 
 /// Files of a folder that a model is read from, beside its weights.
@@ -272,7 +272,7 @@ fn nothing(siblings: &[Sibling]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fetch::repository::Lfs;
+    use crate::fetch::listing::Lfs;
 
     fn siblings(names: &[&str]) -> Vec<Sibling> {
         let sibling = |name: &&str| Sibling {

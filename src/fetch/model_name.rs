@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::repository::is_inside;
+use super::listing::is_inside;
 
 /// A repository of a hub, and perhaps which of its files: `OWNER/NAME` or `OWNER/NAME:FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
