@@ -2,6 +2,7 @@
 
 use std::{io::Read, path::Path};
 
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use sha2::{Digest as _, Sha256};
 
 use crate::files;
@@ -48,6 +49,23 @@ pub fn of_file(path: &Path) -> std::io::Result<String> {
     }
 }
 
+/// The SHA-1 of a regular file's content as git computes it for a blob, in hexadecimal digits: that of `blob`, the length in
+/// bytes and a zero byte, and the content. It finds damage; against forgery it is worth nothing, because SHA-1 is broken.
+pub fn git_blob_of_file(path: &Path) -> std::io::Result<String> {
+    let file = files::Pieces::open(path)?;
+    let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(format!("blob {}\0", file.len()).as_bytes());
+    let mut reader = file.from_start();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let read = reader.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hex(context.finish().as_ref()));
+        }
+        context.update(&buffer[..read]);
+    }
+}
+
 /// `sha256:<hex>` of a hash that was computed elsewhere.
 pub fn of_hash(hash: &[u8; 32]) -> String {
     tagged(hash)
@@ -64,11 +82,34 @@ pub fn hash_of(text: &str) -> Option<[u8; 32]> {
 }
 
 fn tagged(hash: &[u8]) -> String {
+    format!("sha256:{}", hex(hash))
+}
+
+fn hex(hash: &[u8]) -> String {
     use std::fmt::Write as _;
-    let mut text = String::with_capacity(7 + 2 * hash.len());
-    text.push_str("sha256:");
+    let mut text = String::with_capacity(2 * hash.len());
     for byte in hash {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_has_the_hash_that_git_gives_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blob");
+        // What `git hash-object` prints.
+        for (content, expected) in [
+            ("", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),
+            ("{}", "9e26dfeeb6e641a33dae4961196235bdb965b21b"),
+            ("hello\n", "ce013625030ba8dba906f756967f9e9ca394464a"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(git_blob_of_file(&path).unwrap(), expected, "{content:?}");
+        }
+    }
 }

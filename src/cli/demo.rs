@@ -202,11 +202,16 @@ fn guard(
 /// Fetches the guard if it is not there, and there is memory for it.
 fn fetch_guard(backend: &dyn Backend, global: &Global) -> anyhow::Result<PathBuf> {
     let offer = GUARD.offer()?;
-    let free = match backend.memory() {
-        Some(memory) => Some(memory.free),
-        None => memory::available().map(|available| available.bytes),
+    // A device's own memory has the KV pools of both models as a whole, and only a part of it is for models; the system provides
+    // the host's memory as it is touched.
+    let (free, pools) = match backend.memory() {
+        Some(memory) => (Some(DeviceBudget::AUTO.of(memory.free)), 2 * KV_BYTES),
+        None => (memory::available().map(|available| available.bytes), 0),
     };
-    let needed = offer.bytes.saturating_add(BESIDE_GUARD_BYTES);
+    let needed = offer
+        .bytes
+        .saturating_add(BESIDE_GUARD_BYTES)
+        .saturating_add(pools);
     if let Some(free) = free.filter(|free| *free < needed) {
         anyhow::bail!(
             "{} of memory are free, and it needs {}",

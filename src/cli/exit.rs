@@ -101,6 +101,7 @@ fn lacks_room(error: &(dyn Error + 'static)) -> bool {
     };
     let of_source = |error: &SourceError| match error {
         SourceError::Io { source, .. } => of_system(source),
+        SourceError::NoRoom { .. } => true,
         _ => false,
     };
     if let Some(error) = error.downcast_ref::<FetchError>() {

@@ -124,7 +124,12 @@ pub(super) fn lock(path: &Path, reporter: &Reporter) -> io::Result<File> {
 
 /// Compares a file with its pinned digest, and removes it if they differ.
 pub(super) fn check(path: &Path, expected: &str) -> Result<(), SourceError> {
-    let found = digest::of_file(path).map_err(|source| SourceError::Io {
+    compare(path, digest::of_file(path), expected)
+}
+
+/// Compares the digest that was found of a file with the expected one, and removes the file if they differ.
+pub(super) fn compare(path: &Path, found: io::Result<String>, expected: &str) -> Result<(), SourceError> {
+    let found = found.map_err(|source| SourceError::Io {
         path: path.to_owned(),
         source,
     })?;

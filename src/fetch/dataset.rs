@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     error::{FetchError, SourceError},
+    listing::{Sibling, is_inside},
     progress::{Progress, Reporter},
-    repository::{Fetch, Repository, RepositoryKind, Sibling, is_inside},
+    repository::{Fetch, Repository, RepositoryKind},
     sources::Sources,
 };
 
@@ -104,7 +105,8 @@ fn fetch_all(
             revision,
         },
         home: sources.datasets.join(repository.replace('/', "--")),
-        sources,
+        to: None,
+        hub: &sources.hub,
         reporter,
     };
     let choose = |siblings: &[Sibling]| choose(siblings, file.as_deref());
@@ -173,6 +175,7 @@ mod tests {
         let sibling = |name: &&str| Sibling {
             rfilename: (*name).to_owned(),
             size: Some(1),
+            blob: None,
             lfs: None,
         };
         names.iter().map(sibling).collect()

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::errors::with_causes;
+use crate::{errors::with_causes, memory::human_bytes};
 
 /// Why a model could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +32,17 @@ pub enum FetchError {
     },
     /// A model could not be fetched from a hub.
     #[error(
-        "the model {name} could not be fetched: {}; check the network, and give the command again: it goes on with what is there",
-        with_causes(error)
+        "the model {name} could not be fetched: {}{}",
+        with_causes(error),
+        if error.is_of_network() {
+            "; check the network, and give the command again: it goes on with what is there"
+        } else {
+            ""
+        }
     )]
     Model {
         /// Its name.
-        name: &'static str,
+        name: String,
         /// What went wrong.
         error: SourceError,
     },
@@ -99,6 +104,35 @@ pub enum SourceError {
         /// What went wrong.
         why: String,
     },
+    /// The hub says no, or does not have what was asked for.
+    #[error("{url}: {why}")]
+    Refused {
+        /// The requested address, or the repository's name.
+        url: String,
+        /// What the hub says or has, and what to do.
+        why: String,
+    },
+    /// The disk has less room than the files need.
+    #[error(
+        "{} has room for {}, and {} are needed: make room there, or name another folder (--to, or BABELWARD_CACHE)",
+        path.display(),
+        human_bytes(*free),
+        human_bytes(*needed)
+    )]
+    NoRoom {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes that can be written.
+        free: u64,
+        /// Bytes that are still to come.
+        needed: u64,
+    },
+    /// There is another file where one is to be.
+    #[error("{} is there with another content: remove it, or name another folder by --to", path.display())]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
     /// The content does not have the pinned digest.
     #[error("{file} has the digest {found}, expected {expected}; the source may have been tampered with")]
     WrongDigest {
@@ -117,4 +151,19 @@ pub enum SourceError {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+impl SourceError {
+    /// Whether the same command may succeed once the network is mended.
+    pub(super) fn is_of_network(&self) -> bool {
+        match self {
+            Self::Hub { .. } | Self::WrongDigest { .. } => true,
+            Self::NoPython(..)
+            | Self::Python { .. }
+            | Self::Refused { .. }
+            | Self::NoRoom { .. }
+            | Self::Occupied { .. }
+            | Self::Io { .. } => false,
+        }
+    }
 }

@@ -5,14 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ureq::http::header;
-
 use super::{
     cache::{check, lock},
     error::{FetchError, SourceError},
-    hub::{Download, Patience, agent, refusal},
+    hub::{Download, Patience, agent, get, refusal},
     progress::{Progress, Reporter},
-    sources::NamedHub,
+    sources::{Authorisation, NamedHub},
 };
 use crate::digest;
 
@@ -105,17 +103,14 @@ impl WantedFile {
     }
 
     fn fetch(&self, url: &str, hub: &NamedHub, reporter: &Reporter) -> Result<(), SourceError> {
-        // A token is for the hub that gave it, and for no other address.
-        let of_hub = url
-            .strip_prefix(hub.address.as_str())
-            .is_some_and(|rest| rest.starts_with('/'));
-        let token = hub.token.as_deref().filter(|_| of_hub);
+        let authorisation = hub.authorisation(url);
         let part = self.beside("part");
         Download {
-            bytes: length(url, token)?,
+            bytes: length(url, authorisation)?,
             url: url.to_owned(),
             part: part.clone(),
-            token,
+            authorisation,
+            page: None,
             reporter,
         }
         .run(hub.retry_pause)?;
@@ -128,18 +123,15 @@ impl WantedFile {
 }
 
 /// How many bytes an address has, by the headers of its answer.
-fn length(url: &str, token: Option<&str>) -> Result<u64, SourceError> {
+fn length(url: &str, authorisation: Authorisation<'_>) -> Result<u64, SourceError> {
     let wrong = |why: String| SourceError::Hub {
         url: url.to_owned(),
         why,
     };
-    let mut request = agent(Patience::Usual).get(url);
-    if let Some(token) = token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let response = request.call().map_err(|error| wrong(error.to_string()))?;
+    let response = get(&agent(Patience::Usual, url), url, authorisation).call();
+    let response = response.map_err(|error| wrong(error.to_string()))?;
     if !response.status().is_success() {
-        return Err(wrong(refusal(response.status())));
+        return Err(wrong(refusal(&response, None, authorisation)));
     }
     response
         .body()

@@ -1,27 +1,47 @@
 //! Fetches files of one commit of a repository on a Hugging Face hub, once.
 
 use std::{
-    fs,
-    path::{Component, Path, PathBuf},
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-use ureq::http::{StatusCode, header};
+use ureq::http::StatusCode;
 
 use super::{
-    cache::{check, lock},
+    cache::{compare, lock},
     error::SourceError,
-    hub::{Download, Patience, agent, refusal},
+    hub::{Download, Patience, agent, get, is_temporary, refusal, retry_after},
+    listing::{Listing, Sibling, StatedDigest, is_commit, printable},
     progress::Reporter,
-    sources::Sources,
+    sources::NamedHub,
 };
 use crate::files;
+
+/// Most bytes of a hub's description of a repository. Large repositories have some 200 bytes for each file.
+const MAX_LISTING_BYTES: u64 = 32 << 20;
+
+/// How often a hub is asked that asks for patience.
+const MAX_LISTING_ATTEMPTS: u32 = 3;
+
+/// The folder of a repository's home that says which commit each revision was.
+const REVISIONS: &str = "revisions";
 
 /// What a repository has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RepositoryKind {
     Dataset,
     Model,
+}
+
+impl RepositoryKind {
+    /// What a repository's address on the hub begins with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Dataset => "datasets/",
+            Self::Model => "",
+        }
+    }
 }
 
 /// A repository of a hub at a revision.
@@ -33,44 +53,9 @@ pub(super) struct Repository<'a> {
     pub(super) revision: &'a str,
 }
 
-/// A hub's description of a repository at a revision.
-#[derive(Debug, Serialize, Deserialize)]
-struct Listing {
-    /// The commit.
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-/// A file of a repository. The hub states sizes of all, and digests of large ones.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Sibling {
-    pub(super) rfilename: String,
-    #[serde(default)]
-    pub(super) size: Option<u64>,
-    #[serde(default)]
-    pub(super) lfs: Option<Lfs>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Lfs {
-    pub(super) sha256: String,
-}
-
-/// Whether a path stays in the folder that it is relative to, and can be used in a URL without escaping.
-pub(super) fn is_inside(path: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+' | '=');
-    !path.is_empty()
-        && path.chars().all(known)
-        && Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-}
-
 /// The files of a commit that are in the cache now.
 pub(super) struct FetchedFiles {
     pub(super) commit: String,
-    /// Their folder.
-    pub(super) folder: PathBuf,
     /// Their paths, in the order in which they were chosen.
     pub(super) files: Vec<PathBuf>,
 }
@@ -84,36 +69,83 @@ pub struct Offer {
     pub missing_bytes: u64,
 }
 
+/// Why there is no listing.
+enum NoListing {
+    /// The hub does not answer, or has no time.
+    Unreachable(SourceError),
+    /// Its answer is no.
+    Final(SourceError),
+}
+
+impl NoListing {
+    fn error(self) -> SourceError {
+        let (Self::Unreachable(error) | Self::Final(error)) = self;
+        error
+    }
+}
+
 /// Fetches files of a repository.
 pub(super) struct Fetch<'a> {
     pub(super) repository: Repository<'a>,
-    /// Folder of the repository in the cache, with a folder for each commit.
+    /// Folder of what is known of the repository, with a folder for each commit.
     pub(super) home: PathBuf,
-    pub(super) sources: &'a Sources,
+    /// Where the files are to be; in the folder of the commit if absent.
+    pub(super) to: Option<&'a Path>,
+    pub(super) hub: &'a NamedHub,
     pub(super) reporter: &'a Reporter,
 }
 
-impl Fetch<'_> {
+/// A commit of a repository, while no other process fetches of it.
+pub(super) struct Commit<'a> {
+    fetch: &'a Fetch<'a>,
+    pub(super) listing: Listing,
+    /// Where its files are, or are to be.
+    pub(super) folder: PathBuf,
+    _lock: File,
+}
+
+impl<'a> Fetch<'a> {
     /// Fetches the files that `choose` takes of the repository's, unless they are there.
     pub(super) fn run(
         &self,
         choose: impl FnOnce(&[Sibling]) -> Result<Vec<Sibling>, String>,
     ) -> Result<FetchedFiles, SourceError> {
-        fs::create_dir_all(&self.home).map_err(|source| io(&self.home, source))?;
-        let lock_path = self.home.join("lock");
-        let _lock = lock(&lock_path, self.reporter).map_err(|source| io(&lock_path, source))?;
-        let listing = self.listing(Patience::Usual)?;
-        let chosen = choose(&listing.siblings).map_err(|why| self.error(self.repository.name, why))?;
-        let folder = self.home.join(&listing.sha);
-        let files = chosen
-            .iter()
-            .map(|sibling| self.file(&listing.sha, &folder, sibling));
-        let files = files.collect::<Result<_, _>>();
-        self.reporter.finish();
+        let commit = self.open()?;
+        let chosen = choose(&commit.listing.siblings).map_err(|why| self.refused(why))?;
         Ok(FetchedFiles {
-            commit: listing.sha,
+            files: commit.get(&chosen)?,
+            commit: commit.listing.sha,
+        })
+    }
+
+    /// Finds out which commit the revision is. A hub that cannot be reached does no harm to what is there already.
+    pub(super) fn open(&'a self) -> Result<Commit<'a>, SourceError> {
+        fs::create_dir_all(&self.home).map_err(|source| io_error(&self.home, source))?;
+        let lock_path = self.home.join("lock");
+        let lock = lock(&lock_path, self.reporter).map_err(|source| io_error(&lock_path, source))?;
+        let listing = match self.listing(Patience::Usual) {
+            Ok(listing) => listing,
+            Err(NoListing::Final(error)) => return Err(error),
+            Err(NoListing::Unreachable(error)) => match self.known_listing() {
+                Some(listing) => {
+                    self.reporter.note(&format!(
+                        "{error}; {} was commit {} when it was last asked for",
+                        self.repository.revision, listing.sha
+                    ));
+                    listing
+                }
+                None => return Err(error),
+            },
+        };
+        let folder = match self.to {
+            Some(folder) => folder.to_owned(),
+            None => self.home.join(&listing.sha),
+        };
+        Ok(Commit {
+            fetch: self,
+            listing,
             folder,
-            files: files?,
+            _lock: lock,
         })
     }
 
@@ -122,8 +154,8 @@ impl Fetch<'_> {
         &self,
         choose: impl FnOnce(&[Sibling]) -> Result<Vec<Sibling>, String>,
     ) -> Result<Offer, SourceError> {
-        let listing = self.listing(Patience::Short)?;
-        let chosen = choose(&listing.siblings).map_err(|why| self.error(self.repository.name, why))?;
+        let listing = self.listing(Patience::Short).map_err(NoListing::error)?;
+        let chosen = choose(&listing.siblings).map_err(|why| self.refused(why))?;
         let folder = self.home.join(&listing.sha);
         let size = |sibling: &Sibling| sibling.size.unwrap_or_default();
         let missing = |sibling: &&Sibling| !folder.join(&sibling.rfilename).exists();
@@ -137,6 +169,14 @@ impl Fetch<'_> {
         })
     }
 
+    /// The error where the repository does not have what was asked for.
+    pub(super) fn refused(&self, why: impl Into<String>) -> SourceError {
+        SourceError::Refused {
+            url: self.repository.name.to_owned(),
+            why: why.into(),
+        }
+    }
+
     fn error(&self, url: &str, why: impl Into<String>) -> SourceError {
         SourceError::Hub {
             url: url.to_owned(),
@@ -144,102 +184,263 @@ impl Fetch<'_> {
         }
     }
 
+    /// Address of the repository's page.
+    pub(super) fn page(&self) -> String {
+        let Repository { kind, name, .. } = self.repository;
+        format!("{}/{}{name}", self.hub.address, kind.prefix())
+    }
+
+    /// What was listed of a commit before.
+    fn kept_listing(&self, commit: &str) -> Option<Listing> {
+        let text = files::read(&self.home.join(commit).join("listing.json"), MAX_LISTING_BYTES).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// What was listed when the revision was last asked for.
+    fn known_listing(&self) -> Option<Listing> {
+        let path = self.home.join(REVISIONS).join(self.repository.revision);
+        let commit = files::read_text(&path, 100).ok()?;
+        self.kept_listing(Some(commit.trim()).filter(|commit| is_commit(commit))?)
+    }
+
     /// The files of the repository. A commit never changes, so one that was listed before needs no network.
-    fn listing(&self, patience: Patience) -> Result<Listing, SourceError> {
-        let Repository { kind, name, revision } = self.repository;
-        let kept = self.home.join(revision).join("listing.json");
-        if let Some(listing) = fs::read(&kept)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-        {
+    fn listing(&self, patience: Patience) -> Result<Listing, NoListing> {
+        let Repository { kind, revision, .. } = self.repository;
+        if let Some(listing) = self.kept_listing(revision) {
             return Ok(listing);
         }
-        let (api, what) = match kind {
-            RepositoryKind::Dataset => ("datasets", "set"),
-            RepositoryKind::Model => ("models", "model"),
-        };
-        let url = format!(
-            "{}/api/{api}/{name}/revision/{revision}?blobs=true",
-            self.sources.hub
-        );
-        let mut request = agent(patience).get(&url);
-        if let Some(token) = &self.sources.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let mut response = request
-            .call()
-            .map_err(|error| self.error(&url, error.to_string()))?;
-        if !response.status().is_success() {
-            let why = match response.status() {
-                StatusCode::NOT_FOUND => {
-                    format!("the hub has no such {what}, or a private one (set HF_TOKEN)")
-                }
-                status => refusal(status),
-            };
-            return Err(self.error(&url, why));
-        }
-        let text = response.body_mut().read_to_string();
-        let text = text.map_err(|error| self.error(&url, error.to_string()))?;
+        let url = self.listing_url();
+        let text = self.listing_text(&url, patience)?;
+        let wrong = |why: String| NoListing::Final(self.error(&url, why));
         let listing: Listing = serde_json::from_str(&text).map_err(|error| {
             let what = match kind {
                 RepositoryKind::Dataset => "data set",
                 RepositoryKind::Model => "model",
             };
-            self.error(
-                &url,
-                format!("this is not a hub's description of a {what}: {error}"),
-            )
+            wrong(format!("this is not a hub's description of a {what}: {error}"))
         })?;
-        let commit = listing.sha.len() == 40 && listing.sha.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !commit {
-            return Err(self.error(&url, format!("`{}` is not a commit", listing.sha)));
+        if !is_commit(&listing.sha) {
+            return Err(wrong(format!("`{}` is not a commit", printable(&listing.sha))));
         }
-        let folder = self.home.join(&listing.sha);
-        let kept = folder.join("listing.json");
-        let write = || fs::create_dir_all(&folder).and_then(|()| files::write_whole(&kept, text.as_bytes()));
-        write().map_err(|source| io(&kept, source))?;
+        if is_commit(revision) && !listing.sha.eq_ignore_ascii_case(revision) {
+            return Err(wrong(format!(
+                "the hub answers with commit {} instead",
+                listing.sha
+            )));
+        }
+        self.keep(&listing.sha, &text).map_err(NoListing::Final)?;
         Ok(listing)
     }
 
-    /// Fetches one file of a commit, and checks it against the hub's digest if there is one.
-    fn file(&self, commit: &str, folder: &Path, sibling: &Sibling) -> Result<PathBuf, SourceError> {
-        let target = folder.join(&sibling.rfilename);
-        if target.exists() {
-            return Ok(target);
-        }
-        let Repository { kind, name, .. } = self.repository;
-        let below = match kind {
-            RepositoryKind::Dataset => "datasets/",
-            RepositoryKind::Model => "",
+    fn listing_url(&self) -> String {
+        let Repository { kind, name, revision } = self.repository;
+        let api = match kind {
+            RepositoryKind::Dataset => "datasets",
+            RepositoryKind::Model => "models",
         };
-        let url = format!(
-            "{}/{below}{name}/resolve/{commit}/{}",
-            self.sources.hub, sibling.rfilename
-        );
-        let bytes = sibling
-            .size
-            .ok_or_else(|| self.error(&url, "the hub does not state its size"))?;
-        let parent = target.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
-        let part = folder.join(format!("{}.part", sibling.rfilename));
-        let download = Download {
-            url,
-            bytes,
-            part,
-            token: self.sources.token.as_deref(),
-            reporter: self.reporter,
+        // Revisions such as refs/pr/1 are one part of the address.
+        let revision = revision.replace('/', "%2F");
+        format!(
+            "{}/api/{api}/{name}/revision/{revision}?blobs=true",
+            self.hub.address
+        )
+    }
+
+    /// The hub's description of the repository.
+    fn listing_text(&self, url: &str, patience: Patience) -> Result<String, NoListing> {
+        let authorisation = self.hub.authorisation(url);
+        let agent = agent(patience, url);
+        let mut attempt = 1;
+        let mut response = loop {
+            let response = get(&agent, url, authorisation).call();
+            let response =
+                response.map_err(|error| NoListing::Unreachable(self.error(url, error.to_string())))?;
+            let status = response.status();
+            if status.is_success() {
+                break response;
+            }
+            let page = self.page();
+            if is_temporary(status) {
+                if attempt < MAX_LISTING_ATTEMPTS && patience == Patience::Usual {
+                    self.reporter.note(&format!("{url}: {status}; trying again"));
+                    std::thread::sleep(retry_after(&response).max(self.hub.retry_pause * attempt));
+                    attempt += 1;
+                    continue;
+                }
+                let why = refusal(&response, Some(&page), authorisation);
+                return Err(NoListing::Unreachable(self.error(url, why)));
+            }
+            let why = match status {
+                StatusCode::NOT_FOUND if !response.headers().contains_key("x-error-code") => {
+                    let what = match self.repository.kind {
+                        RepositoryKind::Dataset => "set",
+                        RepositoryKind::Model => "model",
+                    };
+                    format!("the hub has no such {what}, or a private one (set HF_TOKEN)")
+                }
+                _ => refusal(&response, Some(&page), authorisation),
+            };
+            return Err(NoListing::Final(SourceError::Refused {
+                url: url.to_owned(),
+                why,
+            }));
         };
-        download.run(self.sources.retry_pause)?;
-        if let Some(lfs) = &sibling.lfs {
-            check(&download.part, &format!("sha256:{}", lfs.sha256))?;
+        let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES);
+        body.read_to_string()
+            .map_err(|error| NoListing::Final(self.error(url, error.to_string())))
+    }
+
+    /// Keeps what was listed of a commit, and that the revision is this commit now.
+    fn keep(&self, commit: &str, listing: &str) -> Result<(), SourceError> {
+        let write = |path: PathBuf, text: &str| {
+            let folder = path.parent().unwrap_or(&self.home);
+            fs::create_dir_all(folder)
+                .and_then(|()| files::write_whole(&path, text.as_bytes()))
+                .map_err(|source| io_error(&path, source))
+        };
+        write(self.home.join(commit).join("listing.json"), listing)?;
+        let revision = self.repository.revision;
+        match is_commit(revision) {
+            true => Ok(()),
+            false => write(self.home.join(REVISIONS).join(revision), commit),
         }
-        fs::rename(&download.part, &target).map_err(|source| io(&target, source))?;
-        self.reporter.note(&format!("kept as {}", target.display()));
-        Ok(target)
     }
 }
 
-fn io(path: &Path, source: std::io::Error) -> SourceError {
+impl Commit<'_> {
+    /// Its name: 40 hexadecimal digits.
+    pub(super) fn name(&self) -> &str {
+        &self.listing.sha
+    }
+
+    /// Fetches those of these files that are not there; their paths. Before the first byte, it looks whether there is room.
+    pub(super) fn get(&self, chosen: &[Sibling]) -> Result<Vec<PathBuf>, SourceError> {
+        let mut missing = Vec::new();
+        for sibling in chosen {
+            if !self.has(sibling)? {
+                missing.push(sibling);
+            }
+        }
+        if !missing.is_empty() {
+            fs::create_dir_all(&self.folder).map_err(|source| io_error(&self.folder, source))?;
+            self.check_room(&missing)?;
+        }
+        let fetched = missing.iter().try_for_each(|sibling| self.fetch_file(sibling));
+        self.fetch.reporter.finish();
+        fetched?;
+        Ok(chosen
+            .iter()
+            .map(|sibling| self.folder.join(&sibling.rfilename))
+            .collect())
+    }
+
+    /// Whether a file is there. In the cache, a file has its name only once it was checked, so its length tells. In a folder of
+    /// the user's it is read, and one with another content is left alone.
+    fn has(&self, sibling: &Sibling) -> Result<bool, SourceError> {
+        let target = self.folder.join(&sibling.rfilename);
+        let found = match fs::metadata(&target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(io_error(&target, source)),
+            Ok(found) => found,
+        };
+        let has_length = sibling.size.is_none_or(|bytes| bytes == found.len());
+        if self.fetch.to.is_none() {
+            if has_length {
+                return Ok(true);
+            }
+            let reporter = self.fetch.reporter;
+            reporter.note(&format!("{} is damaged and is fetched again", target.display()));
+            fs::remove_file(&target).map_err(|source| io_error(&target, source))?;
+            return Ok(false);
+        }
+        let stated = self.stated(sibling)?;
+        let is_same = match stated.filter(|_| has_length) {
+            Some(stated) => {
+                let found = stated.of(&target);
+                found.map_err(|source| io_error(&target, source))? == stated.text()
+            }
+            None => has_length,
+        };
+        match is_same {
+            true => Ok(true),
+            false => Err(SourceError::Occupied { path: target }),
+        }
+    }
+
+    fn stated(&self, sibling: &Sibling) -> Result<Option<StatedDigest>, SourceError> {
+        let stated = sibling.stated();
+        stated.map_err(|why| self.fetch.refused(format!("{}: {why}", sibling.rfilename)))
+    }
+
+    /// Whether the disk has room for what is still to come of these files.
+    fn check_room(&self, missing: &[&Sibling]) -> Result<(), SourceError> {
+        let rest = |sibling: &&Sibling| {
+            let come = fs::metadata(self.part(sibling)).map_or(0, |part| part.len());
+            sibling.size.unwrap_or_default().saturating_sub(come)
+        };
+        let needed = missing.iter().map(rest).fold(0, u64::saturating_add);
+        let disk = rustix::fs::statvfs(&self.folder);
+        let disk = disk.map_err(|error| io_error(&self.folder, error.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if needed <= free {
+            return Ok(());
+        }
+        Err(SourceError::NoRoom {
+            path: self.folder.clone(),
+            free,
+            needed,
+        })
+    }
+
+    /// The file for the bytes of a download that have come.
+    fn part(&self, sibling: &Sibling) -> PathBuf {
+        self.folder.join(format!("{}.part", sibling.rfilename))
+    }
+
+    /// Fetches one file, and compares it with the digest that the hub states if it states one.
+    fn fetch_file(&self, sibling: &Sibling) -> Result<(), SourceError> {
+        let Fetch {
+            repository,
+            hub,
+            reporter,
+            ..
+        } = self.fetch;
+        let target = self.folder.join(&sibling.rfilename);
+        let url = format!(
+            "{}/{}{}/resolve/{}/{}",
+            hub.address,
+            repository.kind.prefix(),
+            repository.name,
+            self.listing.sha,
+            sibling.rfilename
+        );
+        let bytes = sibling
+            .size
+            .ok_or_else(|| self.fetch.error(&url, "the hub does not state its size"))?;
+        let stated = self.stated(sibling)?;
+        let parent = target.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
+        let page = self.fetch.page();
+        let download = Download {
+            authorisation: hub.authorisation(&url),
+            url,
+            bytes,
+            part: self.part(sibling),
+            page: Some(&page),
+            reporter,
+        };
+        download.run(hub.retry_pause)?;
+        reporter.finish();
+        if let Some(stated) = stated {
+            compare(&download.part, stated.of(&download.part), stated.text())?;
+        }
+        fs::rename(&download.part, &target).map_err(|source| io_error(&target, source))?;
+        reporter.note(&format!("kept as {}", target.display()));
+        Ok(())
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> SourceError {
     SourceError::Io {
         path: path.to_owned(),
         source,

@@ -16,7 +16,7 @@ use super::{
     sources::{NamedHub, Sources},
     *,
 };
-use crate::digest;
+use crate::{digest, secret::Secret};
 
 const SIZE: usize = 300_000;
 
@@ -128,16 +128,23 @@ fn answer(reply: Reply, range: Option<usize>) -> Vec<u8> {
     bytes
 }
 
+/// A hub that is asked again at once, by nobody in particular.
+pub(super) fn named_hub(address: &str) -> NamedHub {
+    NamedHub {
+        address: address.to_owned(),
+        token: None,
+        retry_pause: Duration::ZERO,
+    }
+}
+
 /// Sources with no Python and the hub first.
 pub(super) fn hub_only(cache: &Path, hub: &str) -> Sources {
     Sources {
         cache: cache.to_owned(),
         datasets: cache.join("datasets"),
-        token: None,
         python: OsString::from("/nonexistent/python3"),
-        hub: hub.to_owned(),
+        hub: named_hub(hub),
         hub_first: true,
-        retry_pause: Duration::ZERO,
     }
 }
 
@@ -312,12 +319,10 @@ impl Python {
         Sources {
             cache: cache.to_owned(),
             datasets: cache.join("datasets"),
-            token: None,
             python: self.folder.path().join("python3").into_os_string(),
             // Nothing listens on port 0 of this host.
-            hub: "http://127.0.0.1:0".to_owned(),
+            hub: named_hub("http://127.0.0.1:0"),
             hub_first: false,
-            retry_pause: Duration::ZERO,
         }
     }
 
@@ -361,7 +366,7 @@ fn what_pip_complains_about_is_passed_on_and_the_hub_is_asked_next() {
 
     let hub = Hub::start(&[Reply::Honest]);
     let with_hub = Sources {
-        hub: hub.url.clone(),
+        hub: named_hub(&hub.url),
         ..python.sources(folder.path())
     };
     assert_eq!(fs::read(run(&with_hub).unwrap()).unwrap(), content());
@@ -433,7 +438,7 @@ fn wanted(folder: &Path, hub: Option<&Hub>) -> WantedFile {
 fn ensure(wanted: &WantedFile) -> Result<(), String> {
     let elsewhere = NamedHub {
         address: "http://127.0.0.1:9".to_owned(),
-        token: Some("secret".to_owned()),
+        token: Some(Secret::new("secret".to_owned())),
         retry_pause: Duration::ZERO,
     };
     let done = wanted.ensure_from(&elsewhere, Progress::Silent);

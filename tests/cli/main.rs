@@ -37,12 +37,14 @@ mod logs;
 mod manifest;
 mod manual;
 mod model_files;
+mod models_fetch;
 mod pages;
 #[path = "../common/planted.rs"]
 mod planted;
 mod proof;
 mod protected;
 mod quoted;
+mod release;
 mod report;
 mod serve;
 mod study;

@@ -41,7 +41,7 @@ const LAYERS: &[(&str, &str)] = &[
          classifier::EncoderKind memory::human_bytes auth tls",
     ),
     ("telemetry", "config auth tls files engine::Tenant trace_context"),
-    ("fetch", "digest errors files"),
+    ("fetch", "digest errors files memory::human_bytes secret"),
     ("model", "gguf files digest random"),
     ("engine", "backend model panics random"),
     // `fetch` for its tests only: they read the demo's model.

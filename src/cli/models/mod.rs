@@ -1,12 +1,11 @@
 //! `models`: a server's models, which of them are in memory, and files of models on this machine.
 
+mod fetch;
 mod show;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
-use anyhow::Context as _;
-use serde_json::json;
-
+use self::fetch::FetchArgs;
 pub(in crate::cli) use self::show::state;
 use super::{
     Connection, Exit, Format, Global,
@@ -16,7 +15,6 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, RpcError},
-    fetch::{self, HubModel, WantedFile},
     proto::{EstimateModelRequest, LoadModelRequest, Model, Precision, UnloadModelRequest},
 };
 
@@ -68,26 +66,9 @@ enum Command {
     Pin(ModelRef),
     /// Let a model be evicted again (the server must allow it)
     Unpin(ModelRef),
-    /// Fetch a guard by its NAME, or without it SmolLM2-135M-Instruct (94 MiB), or with --to a file of yours, unless it is there,
-    /// and print its path
+    /// Fetch a model from a Hugging Face hub, or without a name SmolLM2-135M-Instruct (94 MiB), or with --sha256 a file of yours,
+    /// unless it is there, and print its path
     Fetch(FetchArgs),
-}
-
-/// Which file to fetch; the demo's model if nothing is given.
-#[derive(Debug, clap::Args)]
-struct FetchArgs {
-    /// A guard that everybody may download from its makers on a Hugging Face hub; it becomes a folder of the cache
-    #[arg(value_name = "NAME", conflicts_with = "to")]
-    name: Option<HubModel>,
-    /// Where a file of yours is to be; it is there complete and checked, or not at all
-    #[arg(long, value_name = "FILE", requires = "sha256")]
-    to: Option<PathBuf>,
-    /// Its digest, as sha256sum prints it
-    #[arg(long, value_name = "DIGEST", requires = "to", value_parser = fetch::parse_digest)]
-    sha256: Option<String>,
-    /// Where it can be had from; without it the file has to be there already, and is only checked
-    #[arg(long, value_name = "URL", requires = "to")]
-    url: Option<String>,
 }
 
 /// Which model of which server.
@@ -172,7 +153,7 @@ pub(crate) fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
             };
             global.block_on(estimate(request, global))
         }
-        Command::Fetch(args) => fetch_model(args, global),
+        Command::Fetch(args) => fetch::run(args, global),
     }
 }
 
@@ -239,24 +220,4 @@ async fn watch(global: &Global) -> anyhow::Result<Exit> {
             Format::Json | Format::Jsonl => print_json(Format::Jsonl, &json::message(&model)?)?,
         }
     }
-}
-
-fn fetch_model(args: FetchArgs, global: &Global) -> anyhow::Result<Exit> {
-    global.init_logs();
-    let path = match (args.name, args.to, args.sha256) {
-        (Some(model), ..) => model.fetch(global.progress())?,
-        (None, Some(path), Some(sha256)) => {
-            let url = args.url;
-            let wanted = WantedFile { path, sha256, url };
-            wanted.ensure(global.progress())?;
-            wanted.path
-        }
-        _ => fetch::smollm2(global.progress())?,
-    };
-    let shown = path.to_str().context("the cache's path is not UTF-8")?;
-    match global.format {
-        Format::Human => print_line(shown)?,
-        Format::Json | Format::Jsonl => print_json(global.format, &json!({"path": shown}))?,
-    }
-    Ok(Exit::Done)
 }

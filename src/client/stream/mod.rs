@@ -64,7 +64,8 @@ pub trait StreamWork<M: StreamMethod> {
 /// How a stream is driven.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
-    /// Most items that are sent and not answered at the same time; at least 1.
+    /// Most items that are taken from the work and have no result, at least 1: those that are sent and not answered, and those
+    /// that wait to be sent again.
     pub window: usize,
     /// How long the server may take for one item after it has read it. A stream that is silent for half a minute longer than
     /// this counts as broken. Without it there is no limit.
@@ -303,11 +304,12 @@ impl<'a, 'w, M: StreamMethod> Driver<'a, 'w, M> {
     async fn wait_for_work(&mut self) {
         self.wake(Instant::now());
         if self.waiting.is_empty()
+            && self.has_room()
             && let Some(pending) = self.next_pending()
         {
             self.waiting.push_back(pending);
         }
-        if self.waiting.is_empty()
+        if (self.waiting.is_empty() || !self.has_room())
             && let Some(at) = self.next_wake()
         {
             sleep_until(at).await;
@@ -326,10 +328,16 @@ impl<'a, 'w, M: StreamMethod> Driver<'a, 'w, M> {
         }
     }
 
+    /// Whether the window has room. Items that wait for their time count, so that a server that refuses all items for a while is not
+    /// handed ever more of them, and the client does not keep ever more.
+    fn has_room(&self) -> bool {
+        self.open.len() + self.delayed.len() < self.options.window
+    }
+
     /// The next items to send, as many as the window has room for.
     fn admit(&mut self) -> Result<Vec<M::Message>, ClientError> {
         let mut messages = Vec::new();
-        while self.open.len() < self.options.window {
+        while self.has_room() {
             let Some(pending) = self.next_pending() else { break };
             let id = pending.item.id.clone();
             let timeout = self.options.item_timeout;
