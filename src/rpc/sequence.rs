@@ -25,6 +25,7 @@ use super::{
     limits::{Limits, TimeLimits},
     record::Record,
     text_work::{TextSize, TextWork},
+    verdict_counts::VerdictCounts,
 };
 use crate::{
     auth::{Quotas, Scope, TokenReservation},
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) quotas: Quotas,
     /// What is done about verdicts.
     pub(crate) decisions: DecisionSet,
+    /// Verdicts since the server started.
+    pub(crate) verdicts: VerdictCounts,
     /// Cancelled when the server accepts no new work.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the grace period of the drain is over, and open work must end.

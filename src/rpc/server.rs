@@ -29,6 +29,7 @@ use super::{
         Connections, HttpPort, Incoming, RequestBudget, Shutdown, TenantUses, Transport, connection_limit,
         listen, serve_http1, serve_http2,
     },
+    verdict_counts::VerdictCounts,
 };
 use crate::{
     auth::Quotas,
@@ -164,6 +165,7 @@ pub async fn serve_on<L: Incoming + Sync>(
         allow_admin: options.allow_admin,
         quotas: security.quotas.clone(),
         decisions: options.decisions,
+        verdicts: VerdictCounts::default(),
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });
