@@ -30,4 +30,5 @@ mod guardrails;
 mod logs;
 mod openai;
 mod openai_client;
+mod page;
 mod protected;
