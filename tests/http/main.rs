@@ -24,6 +24,7 @@ mod support;
 
 mod bodies;
 mod connect;
+mod connect_streams;
 mod connections;
 mod errors;
 mod guardrails;

@@ -113,11 +113,12 @@ function parsed(text) {
 
 // An error of the protocol, or whatever was answered instead of one.
 function refusal(json, response) {
-  const { status } = response;
+  // A stream has the status 200 whatever becomes of it.
+  const status = response.ok ? 0 : response.status;
   const requestId = response.headers.get("x-request-id") ?? "";
   const retryAfter = response.headers.get("retry-after") ?? "";
   if (typeof json?.code !== "string") {
-    return new CallError("unknown", `The server answered ${status} without saying why.`, { status, requestId, retryAfter });
+    return new CallError("unknown", `The server answered ${response.status} without saying why.`, { status, requestId, retryAfter });
   }
   const details = Array.isArray(json.details) ? json.details : [];
   const detail = (type) => details.find((given) => given?.type === type)?.debug;
