@@ -1,7 +1,7 @@
 // Tries a conversation: its turns, and the verdict on it.
 
 import { call, curl } from "./connect.js";
-import { badge, bringIntoView, byId, copyButton, count, counted, facts, failure, h, meter, percent, score, seconds, setOptions, word } from "./dom.js";
+import { badge, bringIntoView, byId, copyButton, count, counted, disclosure, facts, failure, h, meter, percent, score, seconds, setOptions, word } from "./dom.js";
 
 const CLASSIFY = "/babelward.v1.SafetyService/Classify";
 
@@ -200,7 +200,7 @@ function shown({ asked, answer, json, took }) {
     h("div", {},
       verdict && details(verdict),
       repeated(asked),
-      h("details", {}, h("summary", {}, "The answer as JSON"), code(JSON.stringify(json, null, 2), "JSON"))),
+      disclosure("The answer as JSON", code(JSON.stringify(json, null, 2), "JSON"))),
   ].filter(Boolean);
 }
 
@@ -305,8 +305,7 @@ function details({ provenance, rawOutput, labelMass, controversialScore, message
     return h("li", {}, `Turn ${message + 1}: ${USES[use] ?? word(use, "USE_")}${why}`);
   });
   const known = provenance ?? {};
-  return h("details", {},
-    h("summary", {}, "Provenance"),
+  return disclosure("Provenance",
     facts([
       ["Guard", known.model],
       ["Judged by", known.policy || "its own categories"],
@@ -330,7 +329,7 @@ function details({ provenance, rawOutput, labelMass, controversialScore, message
 }
 
 function repeated(asked) {
-  return h("details", {}, h("summary", {}, "The same with curl"), code(curl(CLASSIFY, asked), "command"));
+  return disclosure("The same with curl", code(curl(CLASSIFY, asked), "command"));
 }
 
 // A text to copy.

@@ -141,6 +141,16 @@ export function facts(pairs) {
   return h("dl", { class: "facts" }, said.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
+// The titles of what somebody has opened: it stays open with the next result.
+const opened = new Set();
+
+// Something to open.
+export function disclosure(title, ...children) {
+  const element = h("details", { open: opened.has(title) }, h("summary", {}, title), children);
+  element.addEventListener("toggle", () => (element.open ? opened.add(title) : opened.delete(title)));
+  return element;
+}
+
 // What the server says of a call that failed.
 export function failure(error) {
   const fields = (error.fields ?? []).map(({ field, description }) =>

@@ -304,7 +304,10 @@ function ending(growing) {
 function draw(growing, error) {
   const { ended } = growing;
   const verdict = ended?.verdict;
-  byId("growing-result").replaceChildren(...[
+  const result = byId("growing-result");
+  const focused = result.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  const tops = new Map([...result.querySelectorAll("[role=region]")].map((region) => [region.getAttribute("aria-label"), region.scrollTop]));
+  result.replaceChildren(...[
     error && failure(error),
     ended ? ending(growing) : !error && progress(growing),
     paper(growing),
@@ -316,6 +319,23 @@ function draw(growing, error) {
       h("h3", {}, growing.isBlocked ? "The verdict that blocked it" : "The verdict on the whole text"), headline(verdict)),
     ended?.decision && decided(ended.decision),
   ].filter(Boolean));
+  for (const region of result.querySelectorAll("[role=region]")) {
+    const label = region.getAttribute("aria-label");
+    region.scrollTop = tops.get(label) ?? 0;
+    if (label === focused) {
+      region.focus({ preventScroll: true });
+    }
+  }
+  if (!ended && focused === null) {
+    followWatermark(result);
+  }
+}
+
+// Keeps the end of what is released in sight.
+function followWatermark(result) {
+  const page = result.querySelector(".paper");
+  const mark = result.querySelector(".watermark");
+  page.scrollTop = Math.max(0, mark.offsetTop - page.clientHeight / 2);
 }
 
 function progress(growing) {

@@ -102,14 +102,14 @@ async function readLists() {
 function fillLists(models, { policies, decisionPolicies }) {
   const able = (capability) =>
     models.filter(({ capabilities }) => capabilities.includes(capability)).map(({ name }) => ({ value: name, text: name }));
-  const guards = [{ value: "", text: "the server’s default" }, ...able("CAPABILITY_CLASSIFY")];
+  const guards = [{ value: "", text: "server’s default" }, ...able("CAPABILITY_CLASSIFY")];
   setOptions(byId("conversation-guard"), guards);
   setOptions(byId("growing-guard"), guards);
-  setOptions(byId("growing-target"), [{ value: "", text: "the server’s default" }, ...able("CAPABILITY_GENERATE")]);
+  setOptions(byId("growing-target"), [{ value: "", text: "server’s default" }, ...able("CAPABILITY_GENERATE")]);
   const named = policies.map(({ policy }) => ({ value: policy.name, text: policy.name }));
   setOptions(byId("conversation-policy"), [{ value: "", text: "the guard’s own" }, ...named]);
   const decided = decisionPolicies.find(({ isDefault }) => isDefault);
-  const none = decided ? `the server’s default (${decided.name})` : "none";
+  const none = decided ? `server’s default (${decided.name})` : "none";
   const decisions = decisionPolicies.map(({ name, version: number }) => `${name}@${number}`);
   const choices = [{ value: "", text: none }, ...decisions.map((name) => ({ value: name, text: name }))];
   setOptions(byId("conversation-decision"), choices);
