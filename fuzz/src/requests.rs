@@ -9,7 +9,7 @@ use babelward::{
 use prost::Message;
 
 /// Every call. The first byte of an input chooses one.
-const CALLS: [&str; 20] = [
+const CALLS: [&str; 21] = [
     "GenerationService/Generate",
     "GenerationService/GenerateStream",
     "SafetyService/Classify",
@@ -30,6 +30,7 @@ const CALLS: [&str; 20] = [
     "SafetyService/GuardStream",
     "SafetyService/ClassifyRenderings",
     "SafetyService/FindEvidence",
+    "ModelService/GetServerStats",
 ];
 
 /// Most bytes of an error's message and of its details. Both travel in headers, the details in base64, and clients refuse headers

@@ -15,6 +15,8 @@ pub struct DoorSettings {
     pub unsafe_score: Option<f64>,
     /// What decides about verdicts, as NAME or NAME@VERSION. When absent, the server's default policy, if there is one.
     pub decision_policy: Option<String>,
+    /// Whether there is a page for people at the root.
+    pub page: bool,
 }
 
 /// What a guardrail caller is told when there is no verdict.

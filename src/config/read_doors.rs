@@ -23,6 +23,7 @@ impl Reader<'_> {
             on_failure: self.get("doors.on_failure"),
             unsafe_score,
             decision_policy,
+            page: self.get("doors.page"),
         }
     }
 }

@@ -225,6 +225,11 @@ pub const KEYS: &[Key] = &[
          unless set",
     ),
     key(
+        "doors.page",
+        "true",
+        "whether the HTTP port has a page for people at its root (see docs/http.md)",
+    ),
+    key(
         "engine.threads",
         "auto",
         "compute threads; auto = as many as the processor offers",

@@ -15,7 +15,7 @@ use super::{
     prefix::Prefix,
     request::{ModelIndex, Priority, SequenceRequest},
     start_rate::StartRate,
-    stats::ModelStats,
+    stats::{ModelStats, TokenTotals},
     step::ModelEngine,
     tenant::{Tenant, TenantWeights},
     verdict_pace::VerdictPlace,
@@ -296,10 +296,11 @@ impl Inbox {
         }
     }
 
-    /// Makes the counts of a model's KV pool visible to callers.
-    pub(crate) fn set_kv_counts(&self, model: usize, counts: KvCounts) {
+    /// Makes the counts of a model's KV pool and tokens visible to callers.
+    pub(crate) fn set_counts(&self, model: usize, kv: KvCounts, tokens: TokenTotals) {
         if let Some(entry) = self.state().models.get_mut(model) {
-            entry.kv = counts;
+            entry.kv = kv;
+            entry.tokens = tokens;
         }
     }
 
@@ -314,6 +315,7 @@ impl Inbox {
             pinned_blocks: entry.kv.pinned,
             touched_blocks: entry.kv.touched,
             total_blocks: entry.limits.num_blocks,
+            tokens: entry.tokens,
         })
     }
 

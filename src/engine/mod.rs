@@ -84,5 +84,5 @@ pub use request::{
     SequenceRequest, StopCondition,
 };
 pub use start::start;
-pub use stats::ModelStats;
+pub use stats::{ModelStats, TokenTotals};
 pub use tenant::{Tenant, TenantNames, TenantWeights};

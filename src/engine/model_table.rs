@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    admission::AdmissionLedger, error::SubmitError, kv_blocks::KvCounts, verdict_pace::VerdictPaces,
+    admission::AdmissionLedger, error::SubmitError, kv_blocks::KvCounts, stats::TokenTotals,
+    verdict_pace::VerdictPaces,
 };
 use crate::backend::ModelLimits;
 
@@ -15,6 +16,8 @@ pub(crate) struct ModelEntry {
     pub ledger: AdmissionLedger,
     /// The KV pool's counts after the last step.
     pub kv: KvCounts,
+    /// Its tokens up to the last step.
+    pub tokens: TokenTotals,
     /// Whether it accepts sequences.
     pub availability: Availability,
     /// How long its verdicts take.
@@ -48,6 +51,7 @@ impl ModelTable {
                 available: limits.num_blocks,
                 ..KvCounts::default()
             },
+            tokens: TokenTotals::default(),
             limits: Arc::new(limits),
             ledger: AdmissionLedger::default(),
             availability: Availability::Open,

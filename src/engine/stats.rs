@@ -22,6 +22,28 @@ pub struct ModelStats {
     pub touched_blocks: usize,
     /// KV blocks in the pool.
     pub total_blocks: usize,
+    /// Tokens since the model was loaded.
+    pub tokens: TokenTotals,
+}
+
+/// Tokens of a model since it was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenTotals {
+    /// Prompt tokens of the sequences that have started, without the cached ones.
+    pub computed: u64,
+    /// Prompt tokens of the sequences that have started which were in the prefix cache.
+    pub cached: u64,
+    /// Tokens generated.
+    pub generated: u64,
+}
+
+impl TokenTotals {
+    /// Counts the tokens of a step.
+    pub(crate) fn add(&mut self, step: &StepRecord) {
+        self.computed = self.computed.saturating_add(step.prompt_tokens);
+        self.cached = self.cached.saturating_add(step.cached_tokens);
+        self.generated = self.generated.saturating_add(step.generated);
+    }
 }
 
 impl ModelStats {

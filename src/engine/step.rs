@@ -13,7 +13,7 @@ use super::{
     sampler::Sampler,
     scheduler::{Budget, Pace, Scheduler, StepForecast, TimeLedger, release_out_of_window},
     sequence::{Ending, Sequence},
-    stats::record_step,
+    stats::{TokenTotals, record_step},
     step_time::StepShape,
     tenant::TenantWeights,
 };
@@ -65,6 +65,8 @@ pub(crate) struct ModelEngine {
     under_way: bool,
     pinned: Vec<PinnedPrefix>,
     next_id: u64,
+    /// Since the model was loaded.
+    tokens: TokenTotals,
 }
 
 impl ModelEngine {
@@ -91,6 +93,7 @@ impl ModelEngine {
             under_way: false,
             pinned: Vec::new(),
             next_id: 0,
+            tokens: TokenTotals::default(),
         }
     }
 
@@ -126,6 +129,11 @@ impl ModelEngine {
     /// The counts of the KV pool.
     pub(crate) fn kv_counts(&self) -> KvCounts {
         self.scheduler.kv.counts()
+    }
+
+    /// Tokens since the model was loaded.
+    pub(crate) fn tokens(&self) -> TokenTotals {
+        self.tokens
     }
 
     /// The batch of the current step.
@@ -297,6 +305,7 @@ impl ModelEngine {
         for seconds in self.scheduler.finished_urgent_work.drain(..) {
             ledger.urgent_finished(seconds);
         }
+        self.tokens.add(&self.scheduler.record);
         record_step(&self.name, &self.scheduler.record);
     }
 

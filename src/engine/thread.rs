@@ -301,7 +301,7 @@ impl ModelTurns {
 }
 
 fn publish_counts(inbox: &Inbox, index: usize, engine: &ModelEngine) {
-    inbox.set_kv_counts(index, engine.kv_counts());
+    inbox.set_counts(index, engine.kv_counts(), engine.tokens());
     if let Some(stats) = inbox.stats(index) {
         record_state(engine.name(), &stats);
     }

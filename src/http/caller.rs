@@ -4,7 +4,7 @@ use std::{marker::PhantomData, time::Duration};
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, Response, header::CONTENT_TYPE, request::Parts};
 use serde::de::DeserializeOwned;
 use tonic::Status;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     auth::count_refusal,
-    rpc::{Door, LocalCaller, ReceivedBody, ServiceError},
+    rpc::{Door, Envelopes, HeldBytes, LocalCaller, MadeMessages, ReceivedBody, ServiceError},
 };
 
 /// Headers with the time that a caller gives its request, in milliseconds: Connect's, and the one of all other protocols.
@@ -28,14 +28,19 @@ const TIMEOUT_DIGITS: usize = 10;
 #[derive(Clone)]
 pub(crate) struct Caller {
     local: LocalCaller,
+    /// What is wrong with the time that it gives its request.
+    wrong_timeout: Option<ServiceError>,
 }
 
 impl Caller {
     /// The caller of a request, before it is known whether it may call.
     pub(super) fn of(head: &Parts) -> Result<Self, Refusal> {
-        let timeout = timeout(&head.headers).map_err(|error| Refusal::from(error.to_status("")))?;
+        let (timeout, wrong_timeout) = match timeout(&head.headers) {
+            Ok(timeout) => (timeout, None),
+            Err(error) => (None, Some(error)),
+        };
         match LocalCaller::of(&head.headers, &head.extensions, timeout) {
-            Some(local) => Ok(Self { local }),
+            Some(local) => Ok(Self { local, wrong_timeout }),
             None => Err(Status::internal("the request has not come over the HTTP port").into()),
         }
     }
@@ -55,14 +60,40 @@ impl Caller {
         error.to_status(self.local.request_id()).into()
     }
 
-    /// See [`LocalCaller::admit`].
+    /// Makes a call whose messages are made as they arrive; see [`LocalCaller::call_with`].
+    pub(super) async fn call_with(
+        &self,
+        door: Door,
+        head: Parts,
+        messages: MadeMessages,
+    ) -> Response<tonic::body::Body> {
+        self.local.clone().call_with(door, head, messages).await
+    }
+
+    /// Whether the caller may send a body, as [`LocalCaller::admit`] says, and has said for how long in a way that is understood.
     pub(super) fn admit(&self) -> Result<(), ServiceError> {
-        self.local.admit()
+        self.local.admit()?;
+        self.wrong_timeout.clone().map_or(Ok(()), Err)
     }
 
     /// See [`LocalCaller::read`].
     pub(super) async fn read(&self, body: axum::body::Body) -> Result<ReceivedBody, ServiceError> {
         self.local.read(body).await
+    }
+
+    /// See [`LocalCaller::envelopes`].
+    pub(super) fn envelopes(&self, body: axum::body::Body) -> Envelopes {
+        self.local.envelopes(body)
+    }
+
+    /// See [`LocalCaller::memory`].
+    pub(super) fn memory(&self) -> HeldBytes {
+        self.local.memory()
+    }
+
+    /// Most bytes of an encoded message.
+    pub(super) fn message_bytes(&self) -> usize {
+        self.local.limits().message_bytes
     }
 
     /// Most memory for the values of a JSON body: see [`json::most_memory`].

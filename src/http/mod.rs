@@ -1,4 +1,4 @@
-//! The HTTP port: doors for callers that speak HTTP/1.1 and JSON.
+//! The HTTP port: doors for callers that speak HTTP/1.1 and JSON, and a page for people.
 //!
 //! A door is a translation. A request becomes a call of this process's own services ([`local::LocalChannel`]), which is
 //! admitted, limited, counted and logged like any other, and what it answers becomes the answer. No door decides anything of
@@ -11,6 +11,7 @@ mod json;
 mod limits;
 mod local;
 mod openai;
+mod page;
 mod request_id;
 mod status;
 mod verdict;
@@ -26,11 +27,16 @@ use status::{Refusal, Unsupported};
 /// # Errors
 /// When our own descriptors cannot be read.
 pub fn router(settings: DoorSettings) -> Result<Router, DescriptorError> {
+    let page = match settings.page {
+        true => page::router(),
+        false => Router::new(),
+    };
     let settings = std::sync::Arc::new(settings);
     let doors = Router::new().merge(openai::router()).merge(guardrails::router());
     Ok(doors
         .with_state(settings)
         .merge(connect::router()?)
+        .merge(page)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(request_id::carry)))

@@ -51,8 +51,6 @@ pub(crate) enum Unsupported {
     Method,
     /// The type or coding of its body.
     Content,
-    /// Streams of messages.
-    Stream,
 }
 
 impl Unsupported {
@@ -61,7 +59,6 @@ impl Unsupported {
             Self::Path => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Content => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Stream => StatusCode::NOT_IMPLEMENTED,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
     residency::{Lease, Residency},
     start::StartProgress,
     state::{ModelState, Phase, StateWatch},
-    stats,
+    stats::{self, ResidentStats},
 };
 use crate::{
     backend::DeviceInfo,
@@ -265,13 +265,35 @@ impl Registry {
     /// Sets the gauges of all models together. They are looked up when somebody reads them, because each model is counted by
     /// the thread of its own device.
     pub fn record_totals(&self) {
-        let mut groups = HashSet::new();
-        let first_of_group = self
-            .list()
-            .iter()
-            .filter(|declared| groups.insert(declared.group));
-        let models: Vec<_> = first_of_group.map(|declared| self.stats(declared)).collect();
+        let models: Vec<_> = self
+            .first_of_groups()
+            .map(|declared| self.stats(declared))
+            .collect();
         stats::record_totals(&models);
+    }
+
+    /// The models that are in memory, each with all of its ids and its counts, in the order of their first ids.
+    pub fn resident_stats(&self) -> Vec<ResidentStats> {
+        let resident = self
+            .first_of_groups()
+            .filter(|declared| self.resident(declared).is_some());
+        let stats = resident.map(|declared| {
+            let ids = self.list().iter().filter(|other| other.group == declared.group);
+            ResidentStats {
+                ids: ids.map(|declared| declared.id.clone()).collect(),
+                stats: self.stats(declared),
+            }
+        });
+        stats.collect()
+    }
+
+    /// One id of each model.
+    fn first_of_groups(&self) -> impl Iterator<Item = &Declared> {
+        let mut groups = HashSet::new();
+        self.list()
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(move |declared: &&Declared| groups.insert(declared.group))
     }
 
     /// Loads the model behind an id, for all ids that share it, and waits until it is READY. The load goes on even when

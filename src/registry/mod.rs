@@ -48,6 +48,7 @@ pub use self::{
     residency::Lease,
     start::StartProgress,
     state::{ModelState, StateChange, StateWatch},
+    stats::ResidentStats,
     survey::{SurveyedModel, survey},
 };
 pub use crate::config::{DeterminismPolicy, LoadPolicy};

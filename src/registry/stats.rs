@@ -1,8 +1,17 @@
-//! Metrics of the memory for models, and of all models together.
+//! Counts of models in memory, and metrics of the memory for models, and of all models together.
 
 use metrics::{Unit, describe_gauge, gauge};
 
 use crate::{engine::ModelStats, model::spec::DeviceName};
+
+/// What a model in memory is doing, and has done since it was loaded.
+#[derive(Debug, Clone)]
+pub struct ResidentStats {
+    /// The ids that share it.
+    pub ids: Vec<String>,
+    /// Its queue, KV pool and tokens.
+    pub stats: ModelStats,
+}
 
 /// Describes the metrics. Called once, when the server starts.
 pub(super) fn describe() {

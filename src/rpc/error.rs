@@ -242,6 +242,9 @@ pub enum ServiceError {
     Quota(QuotaRefusal),
     /// The request comes from a page of another site, in the browser of somebody who reaches the server. Call it from a program.
     PageOfAnotherSite,
+    /// The request uses something of HTTP that its path does not support: the type or the coding of its body. Send it as the text
+    /// says.
+    HttpUnsupported(&'static str),
     /// This server answers calls of AdminService on another address. Use that.
     AdminElsewhere,
     /// This server does not allow calls of AdminService.

@@ -93,6 +93,7 @@ fn operation(method: Method, tally: &Tally) -> Option<&'static str> {
         | Method::GetModel
         | Method::WatchModels
         | Method::CountTokens
+        | Method::GetServerStats
         | Method::LoadModel
         | Method::UnloadModel
         | Method::PinModel

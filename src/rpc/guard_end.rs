@@ -81,6 +81,7 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::Unauthenticated(_)
         | ServiceError::ScopeMissing { .. }
         | ServiceError::PageOfAnotherSite
+        | ServiceError::HttpUnsupported(_)
         | ServiceError::AdminElsewhere
         | ServiceError::AdminDisabled
         | ServiceError::TooManyWindows { .. }

@@ -151,6 +151,7 @@ pub(crate) async fn verdict(
     };
     metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label::label_name(label))
         .increment(1);
+    context.shared.verdicts.add(&entry.id, label);
     let (shares, category_usage) = match (&tree, &asked, verdict.unsafe_score) {
         (Some(tree), Some(prompt), Some(_)) => {
             let read = category_probabilities::read(context, entry, prompt, tree, field).await?;

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, Request, Response, Uri,
     header::{AUTHORIZATION, EXPECT, HeaderName, HeaderValue, ORIGIN},
+    request::Parts,
 };
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tokio::time::timeout;
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service as _;
@@ -23,10 +24,12 @@ use super::{
     call_layer::CallService,
     clock::now,
     entrance::{RETRY, TENANT},
+    envelopes::{EnvelopeLimits, Envelopes},
     error::ServiceError,
     limits::Limits,
     origin::{Door, REQUEST_ID},
-    transport::{Arrived, Beyond, CallKind, CallPlace, HeldBytes, Intake, Source},
+    received_body::{ReceivedBody, collect, discard},
+    transport::{Arrived, Beyond, CallKind, CallPlace, HeldBytes, Intake, MadeMessages, Source},
 };
 use crate::{
     engine::Stage,
@@ -127,15 +130,9 @@ impl LocalCaller {
     /// # Errors
     /// When it is too large, does not arrive in time or not as a whole, or when the memory for requests is used up.
     pub(crate) async fn read(&self, mut body: axum::body::Body) -> Result<ReceivedBody, ServiceError> {
-        let Arrived {
-            transport,
-            place,
-            kind,
-            ..
-        } = &self.arrived;
-        let (budget, limit_bytes) = transport.room(*kind);
-        let part = place.as_ref().and_then(CallPlace::part);
-        let held = HeldBytes::none(part.as_ref().unwrap_or(budget));
+        let Arrived { transport, kind, .. } = &self.arrived;
+        let (_, limit_bytes) = transport.room(*kind);
+        let held = self.memory();
         let times = &transport.times;
         let receive = match kind {
             CallKind::Counted => times.receive,
@@ -156,6 +153,30 @@ impl LocalCaller {
         received
     }
 
+    /// Reads the body of the request as messages in envelopes, of which each has the time and the size of a message over gRPC.
+    pub(crate) fn envelopes(&self, body: axum::body::Body) -> Envelopes {
+        let Arrived { transport, kind, .. } = &self.arrived;
+        let times = &transport.times;
+        let limits = EnvelopeLimits {
+            limit_bytes: transport.room(*kind).1,
+            receive: times.receive,
+            linger: self.sends_at_once.then_some(times.handshake),
+        };
+        Envelopes::new(body, self.memory(), limits)
+    }
+
+    /// No bytes yet of the memory for requests, of which the caller may hold some.
+    pub(crate) fn memory(&self) -> HeldBytes {
+        let Arrived {
+            transport,
+            place,
+            kind,
+            ..
+        } = &self.arrived;
+        let part = place.as_ref().and_then(CallPlace::part);
+        HeldBytes::none(part.as_ref().unwrap_or(transport.room(*kind).0))
+    }
+
     /// The time that the caller still gives its request; `None` without a limit.
     fn time_left(&self) -> Option<Duration> {
         let passed = now().saturating_duration_since(self.arrived.at);
@@ -164,7 +185,16 @@ impl LocalCaller {
 
     /// Makes a call. It ends when its answer is dropped.
     pub(crate) async fn call(self, door: Door, request: Request<Body>) -> Response<Body> {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
+        self.answer(door, head, Source::Local(body)).await
+    }
+
+    /// Makes a call whose messages are made as they arrive. It ends when its answer is dropped.
+    pub(crate) async fn call_with(self, door: Door, head: Parts, messages: MadeMessages) -> Response<Body> {
+        self.answer(door, head, Source::Made(messages)).await
+    }
+
+    async fn answer(self, door: Door, mut head: Parts, source: Source) -> Response<Body> {
         for (name, value) in &self.headers {
             head.headers.append(name.clone(), value.clone());
         }
@@ -182,7 +212,7 @@ impl LocalCaller {
             return (transport.refuse)(&head).map(|()| Body::empty());
         };
         let (budget, limit_bytes) = transport.room(kind);
-        let (intake, arriving) = Intake::new(Source::Local(body), budget, limit_bytes);
+        let (intake, arriving) = Intake::new(source, budget, limit_bytes);
         head.extensions.insert(place);
         head.extensions.insert(door);
         let mut request = Request::from_parts(head, intake);
@@ -230,64 +260,6 @@ fn grpc_timeout(left: Duration) -> HeaderValue {
     };
     // Digits and a letter are always a value.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
-}
-
-/// The body of a request, and its bytes of the memory for requests.
-pub(crate) struct ReceivedBody {
-    pub(crate) bytes: Bytes,
-    held: HeldBytes,
-}
-
-impl ReceivedBody {
-    /// Counts more bytes to the request, for what is made of its body, until this is dropped.
-    ///
-    /// # Errors
-    /// When the memory for requests is used up.
-    pub(crate) fn hold(&mut self, more: usize) -> Result<(), ServiceError> {
-        match self.held.grow(more) {
-            true => Ok(()),
-            false => Err(ServiceError::RequestMemory { retry_after: RETRY }),
-        }
-    }
-}
-
-async fn collect(
-    body: &mut axum::body::Body,
-    mut held: HeldBytes,
-    limit_bytes: usize,
-) -> Result<ReceivedBody, ServiceError> {
-    let too_large = ServiceError::MessageTooLarge { limit_bytes };
-    if body.size_hint().lower() > limit_bytes as u64 {
-        return Err(too_large);
-    }
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = next_frame(body).await {
-        let frame = frame.map_err(|_| ServiceError::field("body", "ended before it was complete"))?;
-        // Trailers of a request mean nothing here.
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if data.len() > limit_bytes - bytes.len() {
-            return Err(too_large);
-        }
-        if !held.grow(data.len()) {
-            return Err(ServiceError::RequestMemory { retry_after: RETRY });
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(ReceivedBody {
-        bytes: bytes.freeze(),
-        held,
-    })
-}
-
-async fn next_frame(body: &mut axum::body::Body) -> Option<Result<Frame<Bytes>, axum::Error>> {
-    poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
-}
-
-/// Reads the rest of a body, and keeps nothing of it.
-async fn discard(mut body: axum::body::Body) {
-    while let Some(Ok(_)) = next_frame(&mut body).await {}
 }
 
 /// The body of an answer. While it is read, the rest of a request that is a stream is read too.

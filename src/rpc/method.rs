@@ -23,6 +23,7 @@ pub(crate) enum Method {
     GetModel,
     WatchModels,
     CountTokens,
+    GetServerStats,
     LoadModel,
     UnloadModel,
     PinModel,
@@ -31,7 +32,7 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Generate,
         Self::GenerateStream,
         Self::Classify,
@@ -47,6 +48,7 @@ impl Method {
         Self::GetModel,
         Self::WatchModels,
         Self::CountTokens,
+        Self::GetServerStats,
         Self::LoadModel,
         Self::UnloadModel,
         Self::PinModel,
@@ -72,6 +74,7 @@ impl Method {
             Self::GetModel => "babelward.v1.ModelService/GetModel",
             Self::WatchModels => "babelward.v1.ModelService/WatchModels",
             Self::CountTokens => "babelward.v1.ModelService/CountTokens",
+            Self::GetServerStats => "babelward.v1.ModelService/GetServerStats",
             Self::LoadModel => "babelward.v1.AdminService/LoadModel",
             Self::UnloadModel => "babelward.v1.AdminService/UnloadModel",
             Self::PinModel => "babelward.v1.AdminService/PinModel",
@@ -96,6 +99,8 @@ impl Method {
             | Self::GetModel
             | Self::WatchModels
             | Self::CountTokens => &[Scope::Classify, Scope::Generate, Scope::Score, Scope::Admin],
+            // What all tenants together do is told to whom the metrics are told.
+            Self::GetServerStats => &[Scope::Metrics],
             Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => &[Scope::Admin],
         }
     }
@@ -157,7 +162,11 @@ impl Method {
             Self::BatchClassify | Self::ClassifyRenderings | Self::FindEvidence => defaults.batch_classify,
             Self::Score => defaults.score,
             Self::EstimateQuality => defaults.estimate_quality,
-            Self::ListModels | Self::GetModel | Self::CountTokens | Self::ListPolicies => defaults.models,
+            Self::ListModels
+            | Self::GetModel
+            | Self::CountTokens
+            | Self::GetServerStats
+            | Self::ListPolicies => defaults.models,
             Self::LoadModel | Self::UnloadModel | Self::PinModel | Self::EstimateModel => defaults.admin,
             Self::GenerateStream
             | Self::ClassifyStream

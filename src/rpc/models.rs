@@ -13,6 +13,7 @@ use super::{
     error::{ServiceError, TextOrigin},
     provenance::{self, capability},
     sequence::Shared,
+    server_stats,
     token_quota::PromptLimit,
     validate,
 };
@@ -133,6 +134,14 @@ impl proto::model_service_server::ModelService for ModelApi {
         let call = call.names_model(&self.0.registry, &request.get_ref().model);
         let answer = self.count(&call, request.into_inner());
         call.clone().unary(answer).await
+    }
+
+    async fn get_server_stats(
+        &self,
+        request: Request<proto::GetServerStatsRequest>,
+    ) -> Result<Response<proto::GetServerStatsResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.unary(async { Ok(server_stats::of(&self.0)) }).await
     }
 
     async fn watch_models(

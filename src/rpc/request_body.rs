@@ -193,6 +193,7 @@ impl http_body::Body for RequestBody {
                     this.fail(&ServiceError::MessageTooLarge { limit_bytes })
                 }
                 IntakeError::NoRoom => this.fail(&ServiceError::RequestMemory { retry_after: RETRY }),
+                IntakeError::Refused(error) => this.fail(&error),
             })?;
             this.check(arrival).map(Frame::data)
         }))

@@ -26,6 +26,7 @@ use super::{
     record::Record,
     shadow_log::ShadowLog,
     text_work::{TextSize, TextWork},
+    verdict_counts::VerdictCounts,
 };
 use crate::{
     auth::{Quotas, Scope, TokenReservation},
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) decisions: DecisionSet,
     /// What shadow policies went without.
     pub(crate) shadow_log: ShadowLog,
+    /// Verdicts since the server started.
+    pub(crate) verdicts: VerdictCounts,
     /// Cancelled when the server accepts no new work.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the grace period of the drain is over, and open work must end.

@@ -30,6 +30,7 @@ use super::{
         Connections, HttpPort, Incoming, RequestBudget, Shutdown, TenantUses, Transport, connection_limit,
         listen, serve_http1, serve_http2,
     },
+    verdict_counts::VerdictCounts,
 };
 use crate::{
     auth::Quotas,
@@ -166,6 +167,7 @@ pub async fn serve_on<L: Incoming + Sync>(
         quotas: security.quotas.clone(),
         decisions: options.decisions,
         shadow_log: ShadowLog::default(),
+        verdicts: VerdictCounts::default(),
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     });

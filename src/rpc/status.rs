@@ -466,6 +466,7 @@ impl ServiceError {
                  start it with auth.keys_file"
                     .to_owned(),
             ),
+            Self::HttpUnsupported(says) => Report::new(Reason::HttpUnsupported, (*says).to_owned()),
             Self::AdminElsewhere => Report::new(
                 Reason::AdminElsewhere,
                 "this server answers AdminService on an address of its own (server.admin_listen)".to_owned(),

@@ -103,6 +103,11 @@ def check_models(client: Client) -> None:
     check(0 < one < len(text) and two == 2 * one, f"CountTokens says {one} and {two}")
     called("ModelService/CountTokens")
 
+    stats = client.call("ModelService/GetServerStats", {})
+    counted = {name for model in stats.models for name in model.names}
+    check(counted == {model.name for model in models}, f"GetServerStats has {counted}")
+    called("ModelService/GetServerStats")
+
 
 def check_admin(client: Client) -> None:
     """The model is pinned, goes, and comes back; whatever is called afterwards uses it."""

@@ -24,10 +24,12 @@ mod support;
 
 mod bodies;
 mod connect;
+mod connect_streams;
 mod connections;
 mod errors;
 mod guardrails;
 mod logs;
 mod openai;
 mod openai_client;
+mod page;
 mod protected;

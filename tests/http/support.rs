@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use axum::body::{Body, to_bytes};
 use babelward::{
     config::DoorSettings,
+    proto::FILE_DESCRIPTOR_SET,
     rpc::{HttpListener, Listeners, Security, ServerOptions},
 };
 use http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_TYPE};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -24,6 +26,30 @@ pub const CLASSIFY: &str = "/babelward.v1.SafetyService/Classify";
 /// A request that the scripted guard calls safe.
 pub const BREAD: &str =
     r#"{"conversation":{"messages":[{"role":"ROLE_USER","content":"How do I bake bread?"}]}}"#;
+
+/// The types of the proto files.
+pub fn types() -> DescriptorPool {
+    DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap()
+}
+
+/// A message as canonical JSON.
+pub fn as_json(kind: &str, message: &impl prost::Message) -> String {
+    let kind = types()
+        .get_message_by_name(&format!("babelward.v1.{kind}"))
+        .unwrap();
+    let message = DynamicMessage::decode(kind, message.encode_to_vec().as_slice()).unwrap();
+    serde_json::to_string(&message).unwrap()
+}
+
+/// A message that was canonical JSON.
+pub fn from_json<M: prost::Message + Default>(kind: &str, text: &[u8]) -> M {
+    let kind = types()
+        .get_message_by_name(&format!("babelward.v1.{kind}"))
+        .unwrap();
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let message = DynamicMessage::deserialize(kind, &mut json).unwrap();
+    message.transcode_to().unwrap()
+}
 
 /// Listeners with an HTTP port.
 pub async fn listeners() -> Listeners {

@@ -62,7 +62,7 @@ const LAYERS: &[(&str, &str)] = &[
          memory::human_bytes status_code auth tls trace_context translation_prompt",
     ),
     // `guard` for its tests only: they hold the table of categories against the guards.
-    ("http", "rpc config auth proto guard::GuardKind"),
+    ("http", "rpc config auth proto digest guard::GuardKind"),
     ("client", "proto digest random status_code secret trace_context"),
     ("receipt", "client proto digest"),
     (

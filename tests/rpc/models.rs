@@ -3,7 +3,7 @@
 use babelward::proto::{self, Capability, model::State};
 use tonic::Code;
 
-use crate::rig::{BASE, GUARD, Rig, TARGET, reason, text, violated};
+use crate::rig::{BASE, GUARD, Rig, TARGET, classify, eventually, reason, text, violated};
 
 fn names(response: &proto::ListModelsResponse) -> Vec<&str> {
     response.models.iter().map(|model| model.name.as_str()).collect()
@@ -112,5 +112,56 @@ async fn tokens_are_counted_as_plain_text() {
         let tokens = client.count_tokens(request).await.unwrap().into_inner().tokens;
         assert_eq!(tokens as usize, tokenizer.encode_plain(counted).unwrap().len());
     }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_models_have_done_is_counted() {
+    let rig = Rig::start().await;
+    let mut client = rig.models().await;
+    let mut ask = async || {
+        let asked = client.get_server_stats(proto::GetServerStatsRequest {}).await;
+        asked.unwrap().into_inner()
+    };
+    let before = ask().await;
+    // The target and the guard share one model.
+    let ids: Vec<_> = before.models.iter().map(|model| model.names.clone()).collect();
+    assert_eq!(ids, [vec![TARGET, GUARD], vec![BASE]]);
+    assert!(before.verdicts.is_empty(), "{:?}", before.verdicts);
+    let mut expected = rig.stats().tokens;
+    let mut safety = rig.safety().await;
+    for contents in [&["How?"][..], &["How?"], &["How?", "[unsafe] answer"]] {
+        let response = safety.classify(classify(contents)).await.unwrap().into_inner();
+        let usage = response.verdict.unwrap().usage.unwrap();
+        expected.computed += u64::from(usage.prompt_tokens - usage.cached_prompt_tokens);
+        expected.cached += u64::from(usage.cached_prompt_tokens);
+        expected.generated += u64::from(usage.completion_tokens);
+    }
+    assert!(expected.cached > 0, "the second prompt is that of the first");
+    rig.idle().await;
+    eventually("the last step is counted", || rig.stats().tokens == expected).await;
+    let after = ask().await;
+    let shared = &after.models[0];
+    let tokens = (
+        shared.computed_prompt_tokens,
+        shared.cached_prompt_tokens,
+        shared.generated_tokens,
+    );
+    assert_eq!(tokens, (expected.computed, expected.cached, expected.generated));
+    assert_eq!(
+        (shared.queue_depth, shared.in_flight, shared.kv_usage),
+        (0, 0, 0.0)
+    );
+    assert_eq!(
+        after.models[1], before.models[1],
+        "nobody has used the other model"
+    );
+    let verdicts = proto::VerdictCounts {
+        guard: GUARD.to_owned(),
+        safe_count: 2,
+        unsafe_count: 1,
+        ..Default::default()
+    };
+    assert_eq!(after.verdicts, [verdicts]);
     rig.stop().await;
 }

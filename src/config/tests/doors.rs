@@ -43,6 +43,7 @@ fn the_doors_fail_closed_unless_somebody_says_otherwise() {
     let defaults = settings(&["a"], &[]).unwrap();
     let expected = DoorSettings {
         guard: Some("a".to_owned()),
+        page: true,
         ..DoorSettings::default()
     };
     assert_eq!(defaults, expected);
@@ -57,4 +58,11 @@ fn the_doors_fail_closed_unless_somebody_says_otherwise() {
         let found = settings(&["a"], &[(name, wrong)]).unwrap_err();
         assert!(found[0].starts_with("doors."), "{found:?}");
     }
+}
+
+#[test]
+fn the_page_is_there_unless_somebody_says_otherwise() {
+    let has_page = |variables: &[(&str, &str)]| settings(&["a"], variables).unwrap().page;
+    assert!(has_page(&[]));
+    assert!(!has_page(&[("PAGE", "false")]));
 }

@@ -22,8 +22,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The body of a response with this error.
-fn error(refusal: &Refusal) -> Value {
+/// The error as a response says it, or the end of a stream.
+pub(super) fn error(refusal: &Refusal) -> Value {
     let details: Vec<_> = refusal.details.iter().map(detail).collect();
     let mut body = json!({"code": name(refusal.code), "message": refusal.message});
     if !details.is_empty() {

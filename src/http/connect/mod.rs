@@ -1,9 +1,13 @@
-//! Connect: every unary call of the proto files as one POST of JSON or protobuf, as the Connect protocol says
-//! (<https://connectrpc.com/docs/protocol>). The types are read from the descriptors, so that a call that is added to the
+//! Connect: every call of the proto files as one POST of JSON or protobuf, as the Connect protocol says
+//! (<https://connectrpc.com/docs/protocol>). [`streams`] has the calls with streams of messages. The types are read from the descriptors, so that a call that is added to the
 //! proto files is answered here without a change.
 
+mod answers;
 mod bytes_codec;
 mod details;
+mod envelope;
+mod format;
+mod streams;
 mod types;
 
 use std::sync::Arc;
@@ -16,29 +20,17 @@ use axum::{
     routing::post,
 };
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-};
+use http::{HeaderValue, header::CONTENT_TYPE};
 use prost_reflect::DescriptorError;
-use tonic::{Status, client::Grpc};
+use tonic::client::Grpc;
 
 use self::{
     bytes_codec::BytesCodec,
-    types::{Call, calls},
+    format::{Format, TRACERESPONSE, check_version},
+    types::{Call, DOOR, calls},
 };
-use super::{
-    caller::{Caller, is_json, media_type},
-    json,
-    status::{JSON, Refusal, Unsupported},
-};
-use crate::rpc::{Door, RefusedRequest, ServiceError};
-
-/// This door in the log.
-const DOOR: Door = Door("connect");
-
-/// The header of an answer with the trace that the call belongs to.
-const TRACERESPONSE: &str = "traceresponse";
+use super::{caller::Caller, json, status::Refusal};
+use crate::rpc::{RefusedRequest, ServiceError};
 
 /// A path for every call.
 ///
@@ -55,7 +47,11 @@ pub(super) fn router() -> Result<Router, DescriptorError> {
 }
 
 async fn answer(call: Arc<Call>, request: Request) -> Response {
-    match try_answer(&call, request).await {
+    let answered = match call.is_stream {
+        true => streams::answer(call, request).await,
+        false => try_answer(&call, request).await,
+    };
+    match answered {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     }
@@ -63,16 +59,12 @@ async fn answer(call: Arc<Call>, request: Request) -> Response {
 
 async fn try_answer(call: &Call, request: Request) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    if call.is_stream {
-        let says = "this call has streams of messages, which this port does not have; make it over gRPC (server.listen)";
-        return Err(Refusal::unsupported(Unsupported::Stream, says));
-    }
-    let format = Format::of(&head.headers)?;
-    check_version(&head.headers)?;
+    let format = Format::of_message(&head.headers)?;
     let caller = Caller::of(&head)?;
     let mut request = tonic::Request::new(Bytes::new());
     // Nothing is read of the body of a caller who may not call. The call is made in any case, so that it is counted and logged.
-    let message = match caller.admit() {
+    let admitted = caller.admit().and_then(|()| check_version(&head.headers));
+    let message = match admitted {
         Ok(()) => message(call, format, &caller, body).await,
         Err(error) => Err(error),
     };
@@ -86,21 +78,16 @@ async fn try_answer(call: &Call, request: Request) -> Result<Response, Refusal> 
     let Ok(()) = client.ready().await;
     let answer = client.unary(request, call.path.clone(), BytesCodec).await?;
     let trace = answer.metadata().get(TRACERESPONSE).cloned();
-    let (kind, body) = match format {
-        Format::Json => (JSON, call.to_json(&answer.into_inner()).map_err(unreadable)?),
-        Format::Proto => (PROTO, answer.into_inner()),
+    let body = match format {
+        Format::Json => call.to_json(&answer.into_inner())?,
+        Format::Proto => answer.into_inner(),
     };
     let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_TYPE, format.of_answer());
     if let Some(trace) = trace.and_then(|trace| HeaderValue::from_bytes(trace.as_bytes()).ok()) {
         response.headers_mut().insert(TRACERESPONSE, trace);
     }
     Ok(response)
-}
-
-/// The answers are our own messages, so this does not happen.
-fn unreadable(_error: types::NotJson) -> Refusal {
-    Status::internal("the answer could not be written as JSON").into()
 }
 
 /// The encoded request message. What is read of the body is given back with this: only the message is kept.
@@ -112,47 +99,5 @@ async fn message(call: &Call, format: Format, caller: &Caller, body: Body) -> Re
             Ok(types::encode(&message))
         }
         Format::Proto => Ok(received.bytes.clone()),
-    }
-}
-
-/// The content type of protobuf messages.
-const PROTO: HeaderValue = HeaderValue::from_static("application/proto");
-
-/// How messages are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Json,
-    Proto,
-}
-
-impl Format {
-    /// The format of a request, which its answer has too.
-    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let coding = headers.get(CONTENT_ENCODING);
-        if coding.is_some_and(|coding| coding != "identity") {
-            let says = "bodies are read as they are: send this one without `content-encoding`";
-            return Err(Refusal::unsupported(Unsupported::Content, says));
-        }
-        let kind = media_type(headers).unwrap_or_default();
-        if is_json(headers) {
-            Ok(Self::Json)
-        } else if kind.eq_ignore_ascii_case("application/proto") {
-            Ok(Self::Proto)
-        } else {
-            let says = "send the message with `content-type: application/json` (or application/proto)";
-            Err(Refusal::unsupported(Unsupported::Content, says))
-        }
-    }
-}
-
-/// Clients of the protocol may say its version, of which there is one.
-fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
-    const VERSION: &str = "connect-protocol-version";
-    match headers.get(VERSION) {
-        Some(version) if version != "1" => {
-            let error = ServiceError::field(VERSION, "must be 1");
-            Err(error.to_status("").into())
-        }
-        _ => Ok(()),
     }
 }

@@ -5,8 +5,12 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
+use tonic::Status;
 
-use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::{http::status::Refusal, proto::FILE_DESCRIPTOR_SET, rpc::Door};
+
+/// This door in the log.
+pub(super) const DOOR: Door = Door("connect");
 
 /// Services that callers over HTTP have no use for. Reflection is a stream.
 const PACKAGES: [&str; 2] = ["babelward.v1", "grpc.health.v1"];
@@ -17,6 +21,8 @@ pub(super) struct Call {
     pub(super) path: PathAndQuery,
     /// Whether its request or its answer is a stream of messages.
     pub(super) is_stream: bool,
+    /// Whether its request is one.
+    pub(super) takes_stream: bool,
     /// The type of its request message.
     pub(super) request: MessageDescriptor,
     /// The type of its answer.
@@ -27,12 +33,20 @@ pub(super) struct Call {
 #[derive(Debug)]
 pub(super) struct NotJson;
 
+/// The answers are our own messages, so this does not happen.
+impl From<NotJson> for Refusal {
+    fn from(_: NotJson) -> Self {
+        Status::internal("the answer could not be written as JSON").into()
+    }
+}
+
 impl Call {
     fn of(method: &MethodDescriptor) -> Option<Self> {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         Some(Self {
             path: PathAndQuery::try_from(path).ok()?,
             is_stream: method.is_client_streaming() || method.is_server_streaming(),
+            takes_stream: method.is_client_streaming(),
             request: method.input(),
             answer: method.output(),
         })

@@ -11,8 +11,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     budget::{HeldBytes, RequestBudget},
-    source::{Gone, Source},
+    source::{Source, Stopped},
 };
+use crate::rpc::error::ServiceError;
 
 /// A gRPC message begins with a byte for its compression and four for its length.
 const PREFIX: usize = 5;
@@ -20,13 +21,18 @@ const PREFIX: usize = 5;
 /// After a message of more bytes than this, the buffer is allocated again, so that it does not keep the memory.
 const LARGE: usize = 64 << 10;
 
+/// Most bytes that are read ahead of what is taken where a source waits to be read. One more message may have been read.
+const AHEAD: usize = 16 << 10;
+
 /// Why the messages of a request end early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum IntakeError {
     /// A message announces more than twice the bytes that messages may have.
     TooLarge { limit_bytes: usize },
     /// The budget of all requests has too few bytes left.
     NoRoom,
+    /// The next message could not be made of what has arrived.
+    Refused(ServiceError),
 }
 
 /// A whole message with its prefix, and its bytes of the budget.
@@ -56,6 +62,7 @@ impl Intake {
             granted: 0,
             state: State::Open,
             reader: None,
+            source: None,
         }));
         let arriving = Arc::clone(&buffer);
         let arriving = poll_fn(move |context| {
@@ -104,12 +111,14 @@ fn lock(buffer: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
     buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum State {
     /// More may come.
     Open,
     /// The client has sent all.
     Ended,
+    /// What comes behind the messages that have arrived is refused.
+    Refused(ServiceError),
     /// The request fails here, and the service has not been told yet.
     Failed(IntakeError),
     /// No more messages are wanted.
@@ -131,19 +140,26 @@ struct Buffer {
     granted: usize,
     state: State,
     reader: Option<Waker>,
+    /// Is woken when there is room for more of a source that waits to be read.
+    source: Option<Waker>,
 }
 
 impl Buffer {
     /// Reads all that has arrived.
     fn arrive(&mut self, context: &mut Context<'_>) {
         while !matches!(self.state, State::Ended | State::Gone) {
+            if self.body.is_paced() && self.bytes.len() >= AHEAD {
+                self.source = Some(context.waker().clone());
+                return;
+            }
             match self.body.poll_data(context) {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(data))) => self.push(&data),
-                Poll::Ready(Some(Err(Gone))) => {
+                Poll::Ready(Some(Err(Stopped::Gone))) => {
                     self.end(State::Gone);
                     return;
                 }
+                Poll::Ready(Some(Err(Stopped::Refused(error)))) => self.refuse(error),
                 Poll::Ready(None) => {
                     if self.state == State::Open {
                         self.state = State::Ended;
@@ -152,6 +168,14 @@ impl Buffer {
                     return;
                 }
             }
+        }
+    }
+
+    /// The request ends with an error behind the messages that have arrived.
+    fn refuse(&mut self, error: ServiceError) {
+        if self.state == State::Open {
+            self.state = State::Refused(error);
+            self.wake();
         }
     }
 
@@ -191,12 +215,19 @@ impl Buffer {
     }
 
     fn next(&mut self) -> Poll<Option<Result<Arrival, IntakeError>>> {
-        if let State::Failed(error) = self.state {
-            self.state = State::Closed;
-            return Poll::Ready(Some(Err(error)));
-        }
-        if self.state == State::Gone {
-            return Poll::Pending;
+        match &self.state {
+            State::Failed(error) => {
+                let error = error.clone();
+                self.state = State::Closed;
+                return Poll::Ready(Some(Err(error)));
+            }
+            State::Refused(error) if self.bytes.is_empty() => {
+                let error = IntakeError::Refused(error.clone());
+                self.state = State::Closed;
+                return Poll::Ready(Some(Err(error)));
+            }
+            State::Gone => return Poll::Pending,
+            _ => {}
         }
         let length = match self.message_length() {
             Some(length) if length <= self.bytes.len() => length,
@@ -215,6 +246,9 @@ impl Buffer {
         }
         self.granted = self.granted.saturating_sub(length);
         self.grant();
+        if let Some(source) = self.source.take() {
+            source.wake();
+        }
         Poll::Ready(Some(Ok(Arrival { bytes, held })))
     }
 
@@ -225,6 +259,7 @@ impl Buffer {
         self.held.clear();
         self.granted = 0;
         self.state = state;
+        self.body.close();
         self.wake();
     }
 

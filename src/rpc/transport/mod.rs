@@ -33,6 +33,6 @@ pub(crate) use self::{
     intake::{Arrival, Intake, IntakeError},
     peer::PeerAddress,
     service::Transport,
-    source::Source,
+    source::{MadeMessages, Source},
     tenant_use::{Beyond, CallPlace, TenantUses},
 };

@@ -129,6 +129,7 @@ impl RequestChecks {
             Method::ListPolicies => decode::<proto::ListPoliciesRequest>(message).map(|_| Ok(()))?,
             Method::GetModel => decode::<proto::GetModelRequest>(message).map(|_| Ok(()))?,
             Method::WatchModels => decode::<proto::WatchModelsRequest>(message).map(|_| Ok(()))?,
+            Method::GetServerStats => decode::<proto::GetServerStatsRequest>(message).map(|_| Ok(()))?,
             Method::LoadModel => decode::<proto::LoadModelRequest>(message).map(|_| Ok(()))?,
             Method::UnloadModel => decode::<proto::UnloadModelRequest>(message).map(|_| Ok(()))?,
             Method::PinModel => decode::<proto::PinModelRequest>(message).map(|_| Ok(()))?,
