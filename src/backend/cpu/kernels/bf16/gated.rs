@@ -1,11 +1,8 @@
 //! Gate and up of a feed-forward part in AMX tiles: joined by the activation where their sums are, and rounded to bf16.
 //!
-//! One thread takes 1,800 µs for a layer of SmolLM2 with 512 rows. Without the tiles' products it takes 1,180 µs
-//! less, without expanding weights 430 less, and without the activation 380 less. Tiles reach 3.3 TFLOP/s from
-//! registers on the processor that this was measured on, 2.1 to 2.2 with rows and weights as they lie here, 1.8 to
-//! 1.9 when sums are stored after every 18 runs of inputs, and 1.5 in the product. Tried and left out: the activation
-//! of the rows before between groups of a product's runs (no difference), and half as many inputs at a time (8 %
-//! slower).
+//! With 512 rows of SmolLM2 gate, up and down took 11 to 14 % less time once each strip was multiplied with all rows in turn,
+//! with loads of rows that do not drive weights out of the first-level cache (see [`super::amx`]). Half as many inputs at a
+//! time was 8 % slower.
 
 use super::{
     amx::shapes,
@@ -80,10 +77,11 @@ impl<'a> GatedProduct<'a> {
         let cols = self.x.cols();
         assert!(first.is_multiple_of(TILE_ROWS) && first + count <= self.x.rows());
         assert!(sources.iter().all(|source| source.matrix.cols() == cols));
-        // Rows that are multiplied in whole blocks; fewer than a block follow.
-        let whole = count / ROW_BLOCK * ROW_BLOCK;
         let depth = depth(cols);
-        let (gate_sums, up_sums) = scratch_slice(&mut scratch.sums, 2 * count).split_at_mut(count);
+        let len = count.next_multiple_of(ROW_BLOCK);
+        let (gate_sums, up_sums) = scratch_slice(&mut scratch.sums, 2 * len).split_at_mut(len);
+        // SAFETY: `IsaKind::Amx` stands for AMX-BF16 and the system's grant of tile data.
+        unsafe { const { shapes(ROW_BLOCK) }.load() };
         for k in (0..cols).step_by(depth) {
             let inputs = InputRange {
                 first: k,
@@ -106,31 +104,22 @@ impl<'a> GatedProduct<'a> {
             };
             let (gate, up) = (weights_at(0), weights_at(2 * strip_len));
             let output = if k == 0 { Output::Replace } else { Output::Add };
-            for row in (0..count).step_by(ROW_BLOCK) {
-                let rows = row..count.min(row + ROW_BLOCK);
-                // SAFETY: `IsaKind::Amx` stands for AMX-BF16, AVX-512 BF16 and the system's grant of tile data. The
-                // registers are shaped for a block of rows from the first row on, and for the rows behind the whole
-                // blocks when those come. The caller keeps the outputs of these rows to this call, whole tiles of
-                // them.
-                unsafe {
-                    if row == whole {
-                        shapes(count - whole).load();
-                    } else if row == 0 {
-                        const { shapes(ROW_BLOCK) }.load();
-                    }
-                    multiply(self.x, first + row, gate, &mut gate_sums[rows.clone()], output);
-                    multiply(self.x, first + row, up, &mut up_sums[rows.clone()], output);
-                    if k + inputs.count == cols {
-                        self.join(first + row, panel, &gate_sums[rows.clone()], &up_sums[rows]);
-                    }
-                }
+            // SAFETY: `IsaKind::Amx` stands for AMX-BF16 and the system's grant of tile data. The registers are shaped for
+            // whole tiles.
+            unsafe {
+                multiply(self.x, rows, gate, gate_sums, output);
+                multiply(self.x, rows, up, up_sums, output);
             }
         }
+        // SAFETY: `IsaKind::Amx` stands for AVX-512 F and BF16. The caller keeps these outputs to this call, for all rows of
+        // their tiles.
+        unsafe { self.join(first, panel, &gate_sums[..count], &up_sums[..count]) };
         // SAFETY: `IsaKind::Amx` stands for AMX and the system's grant of tile data.
         unsafe { tile_config::release() };
     }
 
-    /// Joins the complete sums of a panel and of some rows, the first of which is `row` and begins a tile.
+    /// Joins the complete sums of a panel and of some rows, the first of which is `row` and begins a tile. Doing so after each
+    /// block of rows, while its sums are in the first-level cache, would take weights from there: 8 % slower with 256 rows.
     ///
     /// # Safety
     /// While this runs nobody else accesses these outputs of these rows' tiles. The processor has AVX-512 F and BF16.

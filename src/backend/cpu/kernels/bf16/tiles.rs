@@ -50,11 +50,9 @@ pub(super) unsafe fn product(
 ) {
     let RowRange { first, count } = rows;
     assert!(first.is_multiple_of(TILE_ROWS) && count > 0);
-    // Rows that are multiplied in whole blocks; fewer than a block follow.
-    let whole = count / ROW_BLOCK * ROW_BLOCK;
-    let sums = scratch_slice(&mut scratch.sums, count);
+    let sums = scratch_slice(&mut scratch.sums, count.next_multiple_of(ROW_BLOCK));
     if c.output == Output::Add {
-        for (row, sums) in sums.iter_mut().enumerate() {
+        for (row, sums) in sums.iter_mut().enumerate().take(count) {
             // SAFETY: `row < count`, so the caller vouches for a panel's outputs of this row.
             let from = unsafe { std::slice::from_raw_parts(c.start.add(row * c.stride), PANEL) };
             sums.0.copy_from_slice(from);
@@ -62,6 +60,8 @@ pub(super) unsafe fn product(
     }
     let cols = x.cols();
     let depth = depth(cols);
+    // SAFETY: the caller vouches for AMX-BF16 and the system's grant.
+    unsafe { const { shapes(ROW_BLOCK) }.load() };
     for k in (0..cols).step_by(depth) {
         let inputs = InputRange {
             first: k,
@@ -80,22 +80,12 @@ pub(super) unsafe fn product(
             first_run: k / RUN,
             strips: pairs.strips.map(|strip| &*strip),
         };
-        // SAFETY: the caller vouches for AMX-BF16 and the system's grant. The registers are shaped for a block of
-        // rows before whole blocks are multiplied, and for the rows behind before those are.
-        unsafe {
-            if whole > 0 {
-                const { shapes(ROW_BLOCK) }.load();
-                multiply(x, first, weights, &mut sums[..whole], output);
-            }
-            if whole < count {
-                shapes(count - whole).load();
-                multiply(x, first + whole, weights, &mut sums[whole..], output);
-            }
-        }
+        // SAFETY: the caller vouches for AMX-BF16 and the system's grant. The registers are shaped for whole tiles.
+        unsafe { multiply(x, rows, weights, sums, output) };
     }
     // SAFETY: the caller vouches for AMX-BF16 and the system's grant.
     unsafe { tile_config::release() };
-    for (row, sums) in sums.iter().enumerate() {
+    for (row, sums) in sums.iter().enumerate().take(count) {
         // SAFETY: `row < count`, so the caller vouches for a panel's outputs of this row, which nobody else accesses.
         let out = unsafe { std::slice::from_raw_parts_mut(c.start.add(row * c.stride), PANEL) };
         out.copy_from_slice(&sums.0);
@@ -111,24 +101,27 @@ pub(super) struct RunWeights<'a> {
     pub strips: [&'a [PairBits]; STRIPS_PER_PANEL],
 }
 
-/// Multiplies `sums.len()` rows from `first` on with some runs of a panel's weights, and replaces `sums` or adds to
-/// them.
+/// Multiplies `rows` with some runs of a panel's weights, and replaces `sums` or adds to them. There are sums for each row of
+/// the last tile, and those of rows behind `rows` get any value.
+///
+/// All rows are multiplied with a strip before the next strip's turn, so that the strip's weights stay in the first-level
+/// cache.
 ///
 /// # Safety
-/// This thread's tile registers have the [`shapes`] for `sums.len()` rows, or for [`ROW_BLOCK`] rows where
-/// `sums.len()` is a multiple of that. The processor has AMX-BF16, and the system has granted this process the use of
-/// tile data.
+/// This thread's tile registers have the [`shapes`] for [`ROW_BLOCK`] rows. The processor has AMX-BF16, and the system has
+/// granted this process the use of tile data.
 ///
 /// # Panics
-/// When the rows or their runs do not exist.
+/// When the rows, their runs or their sums do not exist.
 pub(super) unsafe fn multiply(
     x: &Bf16Rows,
-    first: usize,
+    rows: RowRange,
     weights: RunWeights<'_>,
     sums: &mut [RowSums],
     output: Output,
 ) {
-    let count = sums.len();
+    let RowRange { first, count } = rows;
+    assert!(sums.len() >= count.next_multiple_of(TILE_ROWS));
     let run = weights.first_run;
     for (strip, w) in weights.strips.into_iter().enumerate() {
         for row in (0..count).step_by(ROW_BLOCK) {
@@ -150,9 +143,9 @@ pub(super) unsafe fn multiply(
                 output,
             };
             // SAFETY: `x.tile` gives a whole tile of rows with all runs from `run` on, and weights are expanded for
-            // no more runs than rows have. `w` is whole runs of two tiles. The sums of the block's rows are in
-            // `sums`, which is borrowed exclusively; a strip of them is 32 outputs. The caller vouches for the shapes
-            // and the processor.
+            // no more runs than rows have. `w` is whole runs of two tiles. `sums`, which is borrowed exclusively, has sums
+            // for each row of the block's tiles; a strip of them is 32 outputs. The caller vouches for the shapes and the
+            // processor.
             unsafe { amx::product(&operands, c) };
         }
     }
