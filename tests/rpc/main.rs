@@ -20,6 +20,8 @@ mod collector;
 mod common;
 #[path = "../common/credentials.rs"]
 mod credentials;
+#[path = "../common/endpoint.rs"]
+mod endpoint;
 #[path = "../common/estimators.rs"]
 mod estimators;
 #[path = "../common/python.rs"]
