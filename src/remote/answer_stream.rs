@@ -1,9 +1,6 @@
 //! An answer of an endpoint while it arrives.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Duration};
 
 use super::{
     answer::{AnswerReader, RemoteEvent, ReportedEngine},
@@ -73,7 +70,7 @@ impl AnswerStream {
         self.times
     }
 
-    /// The next event; `None` after the last.
+    /// The next event; `None` after the last. A call that is dropped loses nothing.
     pub async fn next(&mut self) -> Result<Option<RemoteEvent>, RemoteError> {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -121,9 +118,4 @@ impl AnswerStream {
         self.body = None;
         self.pass = None;
     }
-}
-
-/// The moment, by the clock of the runtime.
-pub(super) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

@@ -1,21 +1,23 @@
 //! What an endpoint says of itself: its list of models, and the pages that vLLM, SGLang and llama-server have beside it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    answer_stream::now,
     error::{RemoteError, RemotePhase},
     json::{self, name},
     options::EndpointOptions,
-    transport::{Allowed, AnswerBody, Sent, Transport},
+    transport::{Allowed, AnswerBody, Sent, Transport, now},
 };
 
-/// Longest time for each page.
-const PAGE_TIME: Duration = Duration::from_secs(2);
+/// Longest time for all pages together.
+const PAGES_TIME: Duration = Duration::from_secs(2);
 
 /// Most bytes of a page.
 const PAGE_BYTES: usize = 1 << 20;
@@ -71,22 +73,31 @@ struct Settings {
     n_ctx: Option<u32>,
 }
 
-/// The description that was read last, and when.
+/// The description that was read last.
 #[derive(Default)]
-pub(super) struct Described(Mutex<Option<(Instant, EndpointDescription)>>);
+pub(super) struct Described {
+    last: Mutex<EndpointDescription>,
+    /// When it was read; held while it is read again.
+    read_at: AsyncMutex<Option<Instant>>,
+}
 
 impl Described {
     /// The description of not long ago, read now if there is none.
     pub(super) async fn get(&self, transport: &Transport, options: &EndpointOptions) -> EndpointDescription {
-        let mut known = self.0.lock().await;
-        if let Some((at, description)) = &*known
-            && now().saturating_duration_since(*at) < FRESH
-        {
-            return description.clone();
+        let mut read_at = self.read_at.lock().await;
+        let is_fresh = read_at.is_some_and(|at| now().saturating_duration_since(at) < FRESH);
+        if !is_fresh {
+            let description = read(transport, options).await.unwrap_or_default();
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = description;
+            *read_at = Some(now());
         }
-        let description = read(transport, options).await.unwrap_or_default();
-        *known = Some((now(), description.clone()));
-        description
+        self.known()
+    }
+
+    /// The description that was read last, empty before the first.
+    pub(super) fn known(&self) -> EndpointDescription {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
     }
 }
 
@@ -97,23 +108,27 @@ pub(super) async fn read(
     options: &EndpointOptions,
 ) -> Result<EndpointDescription, RemoteError> {
     let url = &options.url;
-    let models = page::<ModelPage>(transport, url.below("/models")).await;
+    let allowed = Allowed {
+        deadline: Some(now() + PAGES_TIME),
+        stall: PAGES_TIME,
+    };
+    let models = page::<ModelPage>(transport, url.below("/models"), allowed).await;
     let models = match models {
         Ok(page) => Some(page.data),
         // It answers, only not this.
         Err(
-            RemoteError::Status {
-                code: 400..=403 | 405..=499,
-                ..
-            }
+            RemoteError::Status { code: 400..=499, .. }
             | RemoteError::Malformed { .. }
             | RemoteError::TooLarge { .. },
         ) => None,
-        Err(RemoteError::Status { code: 404, .. }) => None,
         Err(error) => return Err(error),
     };
-    let version = page::<VersionPage>(transport, url.beside("/version")).await.ok();
-    let props = page::<PropsPage>(transport, url.beside("/props")).await.ok();
+    let version = page::<VersionPage>(transport, url.beside("/version"), allowed)
+        .await
+        .ok();
+    let props = page::<PropsPage>(transport, url.beside("/props"), allowed)
+        .await
+        .ok();
     let listed = models
         .as_ref()
         .and_then(|models| models.iter().find(|listed| listed.id == options.model));
@@ -131,11 +146,11 @@ pub(super) async fn read(
     })
 }
 
-async fn page<T: DeserializeOwned>(transport: &Transport, url: String) -> Result<T, RemoteError> {
-    let allowed = Allowed {
-        deadline: Some(now() + PAGE_TIME),
-        stall: PAGE_TIME,
-    };
+async fn page<T: DeserializeOwned>(
+    transport: &Transport,
+    url: String,
+    allowed: Allowed,
+) -> Result<T, RemoteError> {
     let sent = Sent {
         method: Method::GET,
         url,

@@ -1,6 +1,7 @@
 //! One endpoint: requests to it, their retries, and what it says of itself.
 
 use std::{
+    fmt,
     future::Future,
     time::{Duration, Instant},
 };
@@ -9,15 +10,15 @@ use http::{Method, header::CONTENT_TYPE};
 use tokio::time::sleep;
 
 use super::{
-    answer_stream::{AnswerStream, RemoteTimes, now},
+    answer_stream::{AnswerStream, RemoteTimes},
     body,
     describe::{self, Described, EndpointDescription},
     error::{EndpointError, RemoteError, RemotePhase},
     first_token::{self, FirstToken},
-    gate::{EndpointLoad, Gate},
+    gate::{EndpointLoad, Gate, Pass},
     options::EndpointOptions,
     request::{FirstTokenRequest, RemoteRequest},
-    transport::{Allowed, AnswerBody, Sent, Transport, passed},
+    transport::{Allowed, AnswerBody, Sent, Transport, now, passed},
 };
 
 /// How often a request is sent at most.
@@ -39,6 +40,12 @@ pub struct RemoteEndpoint {
     transport: Transport,
     gate: Gate,
     described: Described,
+}
+
+impl fmt::Debug for RemoteEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RemoteEndpoint").field(&self.options).finish()
+    }
 }
 
 impl RemoteEndpoint {
@@ -68,6 +75,11 @@ impl RemoteEndpoint {
     /// What it says of itself; asked anew once a minute at most. What it does not answer within seconds is absent.
     pub async fn description(&self) -> EndpointDescription {
         self.described.get(&self.transport, &self.options).await
+    }
+
+    /// What it said of itself when it was last asked, which may be nothing.
+    pub fn known_description(&self) -> EndpointDescription {
+        self.described.known()
     }
 
     /// Asks it what it is.
@@ -160,7 +172,7 @@ impl RemoteEndpoint {
         }
     }
 
-    async fn enter(&self, deadline: Option<Instant>) -> Result<super::gate::Pass, RemoteError> {
+    async fn enter(&self, deadline: Option<Instant>) -> Result<Pass, RemoteError> {
         tokio::select! {
             biased;
             pass = self.gate.enter() => pass,

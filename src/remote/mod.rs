@@ -21,8 +21,6 @@ mod json;
 mod options;
 mod request;
 mod sse;
-#[cfg(test)]
-mod tests;
 mod transport;
 
 pub use self::{

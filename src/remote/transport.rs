@@ -20,7 +20,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::Deserialize;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::{
     answer::ErrorBody,
@@ -63,25 +63,31 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
-    /// Runs one wait for the endpoint.
-    pub(super) async fn limit<T>(
+    /// Runs one wait for the endpoint, from which the last byte came at `heard`. A wait that is given up and begun anew is no
+    /// longer for it.
+    async fn limit<T>(
         self,
         phase: RemotePhase,
+        heard: Instant,
         work: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
         tokio::select! {
             biased;
             done = work => done,
             () = passed(self.deadline) => Err(RemoteError::Deadline { phase }),
-            () = sleep(self.stall) => Err(RemoteError::Stalled { limit: self.stall }),
+            () = passed(heard.checked_add(self.stall)) => Err(RemoteError::Stalled { limit: self.stall }),
         }
     }
 
     /// What is left until the deadline.
     pub(super) fn left(self) -> Option<Duration> {
-        let now = tokio::time::Instant::now().into_std();
-        Some(self.deadline?.saturating_duration_since(now))
+        Some(self.deadline?.saturating_duration_since(now()))
     }
+}
+
+/// The moment, by the clock of the runtime.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// Resolves at the deadline; without one, never.
@@ -210,7 +216,7 @@ impl Transport {
                 .await
                 .map_err(|error| failure(&error))
         };
-        allowed.limit(RemotePhase::Prefill, answered).await
+        allowed.limit(RemotePhase::Prefill, now(), answered).await
     }
 
     /// The error of an answer that is no success. Its body is read only for the name of the error.
@@ -263,6 +269,8 @@ pub(super) struct AnswerBody {
     body: Incoming,
     left: usize,
     limit: usize,
+    /// When the last byte came.
+    heard: Instant,
 }
 
 impl AnswerBody {
@@ -272,6 +280,7 @@ impl AnswerBody {
             body: answer.into_body(),
             left: limit,
             limit,
+            heard: now(),
         }
     }
 
@@ -294,9 +303,10 @@ impl AnswerBody {
                 }
             }
         };
-        let Some(data) = allowed.limit(phase, frame).await? else {
+        let Some(data) = allowed.limit(phase, self.heard, frame).await? else {
             return Ok(None);
         };
+        self.heard = now();
         self.left = self.left.checked_sub(data.len()).ok_or(RemoteError::TooLarge {
             what: "the body of its answer",
             limit: self.limit,

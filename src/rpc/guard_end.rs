@@ -60,6 +60,7 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::DeviceMemory(_)
         | ServiceError::ModelFailed
         | ServiceError::DeviceLost { .. }
+        | ServiceError::Endpoint(_)
         | ServiceError::NumericFault
         | ServiceError::DeviceFault
         | ServiceError::WorkerPanic
@@ -74,6 +75,7 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::NoDefaultModel { .. }
         | ServiceError::CapabilityMissing { .. }
         | ServiceError::ChatTemplateMissing
+        | ServiceError::RemoteUnsupported
         | ServiceError::TooManyCalls { .. }
         | ServiceError::ServerLoading { .. }
         | ServiceError::PrecisionMismatch { .. }

@@ -5,8 +5,9 @@ use std::{future::Future, sync::Arc};
 use super::{
     category_probabilities, encode,
     error::{ServiceError, TextOrigin, Violation},
-    generation::template_error,
-    label, provenance,
+    label,
+    local_generation::template_error,
+    provenance,
     sequence::{Sequence, WorkContext},
     text_work::TextSize,
     token_quota::PromptLimit,

@@ -21,7 +21,7 @@ use babelward::{
     },
     registry::{
         DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelGroup,
-        ModelLoader, ModelRole, ModelSpec, OpenedModel, Registry, RegistryError, StartOptions,
+        ModelLoader, ModelRole, ModelSpec, OpenedModel, Registry, RegistryError, RemoteSpec, StartOptions,
     },
     rpc::{self, Listeners, Security, ServeError, ServerOptions},
     text::{ChatTemplate, Tokenizer},
@@ -46,6 +46,8 @@ pub struct Setup {
     pub queue_items: usize,
     /// What the guard is.
     pub guard: GuardKind,
+    /// Models that endpoints compute, behind the scripted ones.
+    pub remotes: Vec<RemoteSpec>,
     pub policies: Vec<Policy>,
     pub blocks: usize,
     pub context: usize,
@@ -60,6 +62,7 @@ impl Default for Setup {
             options: ServerOptions::default(),
             queue_items: 2048,
             guard: GuardKind::ChatDemo,
+            remotes: Vec::new(),
             policies: Vec::new(),
             blocks: 8192,
             context: 4096,
@@ -256,6 +259,7 @@ pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
         kv: KvSize::Auto,
     };
     let mut options = StartOptions {
+        remotes: setup.remotes.clone(),
         policies: setup.policies.clone(),
         ..start_options(memory, setup.queue_items, setup.clock.clone())
     };
@@ -286,6 +290,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
         default_target: None,
         default_guard: None,
         default_quality: None,
+        remotes: Vec::new(),
         policies: Vec::new(),
         determinism: DeterminismPolicy::Report,
         devices: vec![DeviceOptions {
