@@ -84,7 +84,7 @@ fn a_known_tokenizers_labels_are_looked_for_by_their_bytes() {
     };
     let [safe, not_safe] = [0, 1].map(text);
     // A shorter beginning is another token.
-    let likely = [(safe.as_str(), 0.5), (&not_safe, 0.25), ("u", 0.125)];
+    let likely = [(safe.as_str(), 0.5), (not_safe.as_str(), 0.25), ("u", 0.125)];
     let found = read(&guard, &word(&safe, &likely)).unwrap();
     close(found.verdict.label_mass, 0.75);
     close(found.verdict.unsafe_score.unwrap(), 1.0 / 3.0);
