@@ -32,6 +32,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("tls", "errors files reload secret"),
     ("auth", "engine::Tenant digest files reload secret tls"),
     ("memory", ""),
+    ("remote", "errors files secret tls"),
     ("backend", "model gguf files digest random"),
     (
         "config",
