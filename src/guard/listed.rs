@@ -63,8 +63,8 @@ pub enum ListedProblem {
     /// There is text, and no token of it.
     #[error("it has no log-probabilities of the answer's tokens")]
     NoPositions,
-    /// Nothing is listed where the label stands.
-    #[error("it lists no likely tokens where the label stands")]
+    /// Nothing but the written token is listed where the label stands.
+    #[error("it lists no other likely tokens where the label stands")]
     NothingListed,
     /// The tokens and the text are not of one answer.
     #[error("its tokens are not those of its text")]
@@ -220,7 +220,8 @@ impl Found {
         first: &[u32],
         guard: &Guard,
     ) -> Result<Self, ListedProblem> {
-        if position.likely.is_empty() {
+        // The written token alone tells nothing of the other labels.
+        if position.likely.len() < 2 {
             return Err(ListedProblem::NothingListed);
         }
         let is_logarithm = |one: &Listed| !one.logprob.is_nan() && one.logprob <= ROUNDING;

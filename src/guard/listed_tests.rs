@@ -155,7 +155,7 @@ fn spaces_are_read_however_an_endpoint_shows_them() {
         close(found.verdict.unsafe_score.unwrap(), 0.25);
     }
     // The text of SentencePiece's decoders begins without the space.
-    let told = answer("Safe", vec![position("▁Safe", &[("▁Safe", 1.0)])]);
+    let told = answer("Safe", vec![position("▁Safe", &[("▁Safe", 1.0), ("▁Un", 0.0)])]);
     assert_eq!(read(&qwen, &told).unwrap().verdict.label, Label::Safe);
 }
 
@@ -179,7 +179,7 @@ fn ids_count_where_they_are_told() {
 #[test]
 fn the_label_of_a_later_line_is_read_where_it_stands() {
     let guard = texts_only(GuardKind::WildGuard);
-    let certain = |text: &'static str| position(text, &[(text, 1.0)]);
+    let certain = |text: &'static str| position(text, &[(text, 1.0), (".", 0.0)]);
     let mut positions: Vec<_> = [
         " yes",
         "\n",
@@ -216,7 +216,7 @@ fn the_label_of_a_later_line_is_read_where_it_stands() {
 #[test]
 fn what_follows_a_settled_verdict_is_not_read() {
     let guard = texts_only(GuardKind::LlamaGuard3_8B);
-    let certain = |text: &'static str| position(text, &[(text, 1.0)]);
+    let certain = |text: &'static str| position(text, &[(text, 1.0), (".", 0.0)]);
     let told = answer(
         "safe\nunsafe",
         vec![certain("safe"), certain("\n"), certain("unsafe")],
@@ -234,13 +234,16 @@ fn an_answer_that_cannot_be_is_refused() {
     let guard = texts_only(GuardKind::LlamaGuard3_8B);
     let problem = |told: &ListedAnswer| read(&guard, told).unwrap_err();
     assert_eq!(problem(&answer("safe", vec![])), ListedProblem::NoPositions);
-    assert_eq!(problem(&word("safe", &[])), ListedProblem::NothingListed);
+    let alone = [&[][..], &[("safe", 0.9)]];
+    for likely in alone {
+        assert_eq!(problem(&word("safe", likely)), ListedProblem::NothingListed);
+    }
     let other = answer("safe", vec![position("unsafe", &[("unsafe", 1.0)])]);
     assert_eq!(problem(&other), ListedProblem::OtherText);
     let shorter = answer("safe and sound", vec![position("safe", &[("safe", 1.0)])]);
     assert_eq!(problem(&shorter), ListedProblem::OtherText);
     for logprob in [f64::NAN, 0.5, f64::INFINITY] {
-        let mut told = word("safe", &[("safe", 1.0)]);
+        let mut told = word("safe", &[("safe", 1.0), ("The", 0.0)]);
         told.positions[0].likely[0].logprob = logprob;
         assert_eq!(problem(&told), ListedProblem::NoDistribution, "{logprob}");
     }
