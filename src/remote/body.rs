@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     error::RemoteError,
-    request::{FirstTokenRequest, RemoteMessage, RemotePrompt, RemoteRequest},
+    request::{LogprobsRequest, RemoteMessage, RemotePrompt, RemoteRequest},
 };
 
 /// Where conversations are answered.
@@ -106,8 +106,8 @@ pub(super) fn of_answer(model: &str, request: &RemoteRequest) -> Result<String, 
     })
 }
 
-/// The body of a request for the log-probabilities of a first token, which is answered at once.
-pub(super) fn of_first_token(model: &str, request: &FirstTokenRequest) -> Result<String, RemoteError> {
+/// The body of a request for an answer with log-probabilities, which comes as a whole.
+pub(super) fn of_logprobs(model: &str, request: &LogprobsRequest) -> Result<String, RemoteError> {
     let is_chat = matches!(request.prompt, RemotePrompt::Conversation(_));
     write(&Body {
         model,
@@ -180,19 +180,19 @@ mod tests {
     }
 
     #[test]
-    fn a_first_token_is_asked_in_the_words_of_each_path() {
-        let mut request = FirstTokenRequest {
+    fn log_probabilities_are_asked_for_in_the_words_of_each_path() {
+        let mut request = LogprobsRequest {
             prompt: RemotePrompt::Tokens(vec![1, 2]),
             top: 20,
             max_tokens: 1,
         };
         assert_eq!(
-            of_first_token("g", &request).unwrap(),
+            of_logprobs("g", &request).unwrap(),
             r#"{"model":"g","prompt":[1,2],"max_tokens":1,"temperature":0.0,"logprobs":20,"stream":false}"#
         );
         request.prompt = RemotePrompt::Conversation(Vec::new());
         assert_eq!(
-            of_first_token("g", &request).unwrap(),
+            of_logprobs("g", &request).unwrap(),
             r#"{"model":"g","messages":[],"max_tokens":1,"temperature":0.0,"logprobs":true,"top_logprobs":20,"stream":false}"#
         );
     }

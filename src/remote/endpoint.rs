@@ -14,10 +14,10 @@ use super::{
     body,
     describe::{self, Described, EndpointDescription},
     error::{EndpointError, RemoteError, RemotePhase},
-    first_token::{self, FirstToken},
     gate::{EndpointLoad, Gate, Pass},
+    logprobs::{self, LogprobsAnswer},
     options::EndpointOptions,
-    request::{FirstTokenRequest, RemoteRequest},
+    request::{LogprobsRequest, RemoteRequest},
     transport::{Allowed, AnswerBody, Sent, Transport, now, passed},
 };
 
@@ -31,8 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const BYTES_PER_TOKEN: usize = 16 << 10;
 const BYTES_BESIDE: usize = 1 << 20;
 
-/// Most bytes of an answer with the log-probabilities of a first token.
-const FIRST_TOKEN_BYTES: usize = 4 << 20;
+/// Most bytes of an answer with log-probabilities.
+const LOGPROBS_BYTES: usize = 4 << 20;
 
 /// Asks one endpoint. Requests share its connections, and wait here for their turn.
 pub struct RemoteEndpoint {
@@ -132,28 +132,35 @@ impl RemoteEndpoint {
         Ok(stream.admitted(pass, times))
     }
 
-    /// Asks for the log-probabilities of the first token of an answer, and for the answer. Tries again as for an answer.
+    /// Asks for an answer with the log-probabilities of its tokens. Tries again as for an answer.
     ///
     /// # Errors
     /// [`RemoteError::NoLogprobs`] where it gives none, and every other.
-    pub async fn first_token(
+    pub async fn logprobs(
         &self,
-        request: &FirstTokenRequest,
+        request: &LogprobsRequest,
         deadline: Option<Instant>,
-    ) -> Result<FirstToken, RemoteError> {
+    ) -> Result<LogprobsAnswer, RemoteError> {
+        let began = now();
         let allowed = self.allowed(deadline);
         let _pass = self.enter(deadline).await?;
+        let entered = now();
         let sent = self.sent(
             body::path(&request.prompt),
-            body::of_first_token(&self.options.model, request)?,
+            body::of_logprobs(&self.options.model, request)?,
             "application/json",
         );
         let body = self.retried(allowed, || async {
             let answer = self.transport.send(&sent, allowed).await?;
-            let mut body = AnswerBody::new(answer, FIRST_TOKEN_BYTES);
+            let mut body = AnswerBody::new(answer, LOGPROBS_BYTES);
             body.read_all(allowed, RemotePhase::Prefill).await
         });
-        first_token::read(&body.await?)
+        let body = body.await?;
+        let times = RemoteTimes {
+            queue: entered.saturating_duration_since(began),
+            prefill: now().saturating_duration_since(entered),
+        };
+        logprobs::read(&body, times)
     }
 
     fn allowed(&self, deadline: Option<Instant>) -> Allowed {

@@ -1,7 +1,7 @@
 //! Engines on other machines: a model may be an endpoint that speaks OpenAI's HTTP interface, such as vLLM, SGLang, TGI,
 //! llama-server, or another server of ours.
 //!
-//! [`RemoteEndpoint`] asks one endpoint for answers and for the log-probabilities of a first token. It bounds how many requests
+//! [`RemoteEndpoint`] asks one endpoint for answers, and for answers with the log-probabilities of their tokens. It bounds how many requests
 //! are open at once and how many wait, tries again where that can help and nothing was delivered, and believes nothing that it
 //! has not checked: every line, body and answer has a bound, and what contradicts itself is an error.
 //!
@@ -15,9 +15,9 @@ mod connector;
 mod describe;
 mod endpoint;
 mod error;
-mod first_token;
 mod gate;
 mod json;
+mod logprobs;
 mod options;
 mod request;
 mod sse;
@@ -29,8 +29,8 @@ pub use self::{
     describe::EndpointDescription,
     endpoint::RemoteEndpoint,
     error::{EndpointError, RemoteError, RemotePhase},
-    first_token::{FirstToken, TokenCandidate},
     gate::EndpointLoad,
+    logprobs::{AnswerPosition, LogprobsAnswer, TokenCandidate},
     options::{EndpointApi, EndpointOptions, EndpointUrl, UrlError},
-    request::{FirstTokenRequest, RemoteMessage, RemotePrompt, RemoteRequest, RemoteSampling},
+    request::{LogprobsRequest, RemoteMessage, RemotePrompt, RemoteRequest, RemoteSampling},
 };

@@ -48,12 +48,12 @@ pub struct RemoteRequest {
     pub stop: Vec<String>,
 }
 
-/// A request for the log-probabilities of the first token of an answer, and for the greedy answer.
+/// A request for the greedy answer with the log-probabilities of its tokens.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FirstTokenRequest {
+pub struct LogprobsRequest {
     /// What the model reads.
     pub prompt: RemotePrompt,
-    /// How many of the most likely tokens are wanted.
+    /// How many of the most likely tokens of each position are wanted.
     pub top: usize,
     /// Most tokens of the answer.
     pub max_tokens: usize,

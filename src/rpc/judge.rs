@@ -62,7 +62,11 @@ pub(crate) fn plan(guard: &Guard, work: &ClassifyWork) -> Result<TurnPlan, Servi
 pub(crate) fn prompt_size(guard: &Guard, work: &ClassifyWork) -> TextSize {
     let policy_bytes = work.policy.as_ref().map_or(0, |policy| policy.lines().len());
     let messages = work.messages.iter().map(|message| message.bytes());
-    encode::parts_size(guard.tokenizer(), messages.chain([policy_bytes]))
+    let lengths = messages.chain([policy_bytes]);
+    match guard.tokenizer() {
+        Some(tokenizer) => encode::parts_size(tokenizer, lengths),
+        None => encode::joined_size(lengths),
+    }
 }
 
 /// Waits for a turn to work on text, and makes the prompt.
@@ -106,9 +110,33 @@ pub(crate) fn prompt_error(
         PromptError::Template(error) => template_error(&error, &fields.conversation),
         PromptError::Tokenizer(error) => {
             let texts = prompt_texts(fields, &work.messages, work.policy.as_deref());
-            encode::token_error(&error, most, guard.tokenizer(), texts)
+            match guard.tokenizer() {
+                Some(tokenizer) => encode::token_error(&error, most, tokenizer, texts),
+                None => ServiceError::TextFault,
+            }
         }
+        PromptError::SpecialToken { token } => {
+            let texts = prompt_texts(fields, &work.messages, work.policy.as_deref());
+            special_token_error(&token, texts, &fields.conversation)
+        }
+        PromptError::NoTokenizer => ServiceError::TextFault,
     }
+}
+
+/// The error of a text that spells a special token, for a guard whose prompts are sent as texts. `conversation` is the field of all
+/// messages, which counts where it is spelled by several of them together.
+fn special_token_error(token: &str, texts: Vec<(TextOrigin, &str)>, conversation: &str) -> ServiceError {
+    let found = texts.into_iter().find(|(_, text)| text.contains(token));
+    let (field, whose) = match found {
+        Some((TextOrigin::Field(field), _)) => (field, ""),
+        Some((TextOrigin::Answer { guard }, _)) => (guard, "the answer that it should judge "),
+        None => (conversation.to_owned(), ""),
+    };
+    let reason = format!(
+        "{whose}spells `{token}`, which the guard's endpoint would take for a special token, because it is sent this guard's prompts as \
+         texts: leave it out, or configure the guard's tokenizer, with which it is sent tokens"
+    );
+    ServiceError::field(field, reason)
 }
 
 /// Lets the guard answer a prompt.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use babelward::remote::{
-    EndpointApi, EndpointLoad, EndpointOptions, FirstTokenRequest, RemoteEndpoint, RemoteError, RemoteEvent,
+    EndpointApi, EndpointLoad, EndpointOptions, LogprobsRequest, RemoteEndpoint, RemoteError, RemoteEvent,
     RemoteFinish, RemoteFinished, RemoteMessage, RemotePhase, RemotePrompt, RemoteRequest, RemoteSampling,
     RemoteUsage,
 };
@@ -349,7 +349,7 @@ async fn a_key_is_sent_and_read_again_when_it_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn first_tokens_have_their_log_probabilities_or_are_errors() {
+async fn answers_have_their_log_probabilities_or_are_errors() {
     let endpoint = Endpoint::start(|asked| match asked.body["prompt"].as_str() {
         Some("mute") => Reply::json(&json!({"choices": [{"text": "safe", "logprobs": null}]})),
         _ => Reply::json(&json!({"model": "served", "choices": [{"text": "safe", "logprobs": {
@@ -357,13 +357,13 @@ async fn first_tokens_have_their_log_probabilities_or_are_errors() {
     })
     .await;
     let client = client(&endpoint);
-    let mut asked = FirstTokenRequest {
+    let mut asked = LogprobsRequest {
         prompt: RemotePrompt::Text("judge".to_owned()),
         top: 5,
         max_tokens: 1,
     };
-    let found = client.first_token(&asked, None).await.unwrap();
-    let candidates: Vec<_> = found
+    let found = client.logprobs(&asked, None).await.unwrap();
+    let candidates: Vec<_> = found.positions[0]
         .candidates
         .iter()
         .map(|candidate| (candidate.text.as_str(), candidate.logprob))
@@ -371,7 +371,7 @@ async fn first_tokens_have_their_log_probabilities_or_are_errors() {
     assert_eq!(candidates, [("safe", -0.25), ("unsafe", -1.75)]);
     assert_eq!(found.text, "safe");
     asked.prompt = RemotePrompt::Text("mute".to_owned());
-    assert_eq!(client.first_token(&asked, None).await.err(), Some(RemoteError::NoLogprobs));
+    assert_eq!(client.logprobs(&asked, None).await.err(), Some(RemoteError::NoLogprobs));
 }
 
 #[tokio::test(flavor = "multi_thread")]
