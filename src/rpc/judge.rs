@@ -226,6 +226,7 @@ pub(crate) async fn verdict(
         }),
         message_uses: message_uses(&uses),
         windows: Vec::new(),
+        remote_reading: None,
     })
 }
 

@@ -71,6 +71,8 @@ mod quotas;
 mod raw;
 mod receipts;
 mod received;
+mod remote_endpoint;
+mod remote_targets;
 mod renderings;
 mod residency;
 mod score;
