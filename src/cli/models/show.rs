@@ -72,6 +72,17 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
             add("digest", adapter.digest.clone());
         }
     }
+    if let Some(remote) = &model.remote {
+        add("endpoint", remote.endpoint.clone());
+        add("model there", remote.model.clone());
+        if !remote.software.is_empty() {
+            let software = format!("{} {}", remote.software, remote.software_version);
+            add("software there", software.trim_end().to_owned());
+        }
+        let (waiting, running) = (model.queue_depth, model.in_flight);
+        add("requests", format!("{waiting} waiting, {running} open there"));
+        return rows;
+    }
     if !is_resident(model) {
         return rows;
     }
@@ -148,8 +159,14 @@ fn row(model: &Model) -> Vec<String> {
         capabilities(model),
         loaded(model),
         precision(model),
-        if_known(resident || model.adapter.is_some(), description(model)),
-        if_known(resident, format!("{} tokens", model.context_tokens)),
+        if_known(
+            resident || model.adapter.is_some() || model.remote.is_some(),
+            description(model),
+        ),
+        if_known(
+            model.context_tokens > 0,
+            format!("{} tokens", model.context_tokens),
+        ),
         if_known(resident, memory(model)),
         if_known(resident, human_bytes(model.kv_touched_bytes)),
         model.queue_depth.to_string(),
@@ -169,8 +186,11 @@ fn memory(model: &Model) -> String {
     }
 }
 
-/// Architecture and storage type, or the base of an adapter.
+/// Architecture and storage type, the base of an adapter, or the address of an endpoint.
 fn description(model: &Model) -> String {
+    if let Some(remote) = &model.remote {
+        return format!("{} at {}", remote.model, remote.endpoint);
+    }
     match &model.adapter {
         None => format!("{} {}", model.architecture, model.dtype),
         Some(adapter) if adapter.rank == 0 => format!("adapter of {}", adapter.base),
