@@ -380,6 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn a_remote_model_shows_where_it_is() {
+        let remote = Model {
+            name: "big".to_owned(),
+            capabilities: vec![Capability::Generate.into()],
+            state: State::Ready.into(),
+            device: "remote".to_owned(),
+            remote: Some(crate::proto::RemoteEngine {
+                endpoint: "http://host:8000/v1".to_owned(),
+                model: "llama-70b".to_owned(),
+                software: "vllm".to_owned(),
+                software_version: "0.9.1".to_owned(),
+                ..crate::proto::RemoteEngine::default()
+            }),
+            in_flight: 3,
+            ..Model::default()
+        };
+        let text = table(&details(&remote));
+        is_for_people(&text);
+        for part in [
+            "http://host:8000/v1",
+            "llama-70b",
+            "vllm 0.9.1",
+            "0 waiting, 3 open there",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(list(&[remote]).contains("llama-70b at http://host:8000/v1"));
+    }
+
+    #[test]
     fn a_change_is_a_line_with_its_reason() {
         assert_eq!(change(&waiting()), "later  unloaded");
         assert_eq!(change(&resident()), "smol  ready  llama q4_1  300.0 MiB");
