@@ -71,6 +71,7 @@ mod quotas;
 mod raw;
 mod receipts;
 mod received;
+mod remote_guards;
 mod renderings;
 mod residency;
 mod score;
