@@ -31,3 +31,4 @@ mod logs;
 mod openai;
 mod openai_client;
 mod protected;
+mod remote;

@@ -129,7 +129,12 @@ async fn nothing_is_tried_again_once_an_answer_has_begun() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stays_wrong_is_not_tried_again() {
-    for (status, kind) in [(400, "scripted"), (401, "scripted"), (404, "scripted"), (500, "scripted")] {
+    for (status, kind) in [
+        (400, "scripted"),
+        (401, "scripted"),
+        (404, "scripted"),
+        (500, "scripted"),
+    ] {
         let endpoint = Endpoint::start(move |_| Reply::refusal(status, "quotes its caller")).await;
         let expected = RemoteError::Status {
             code: status,
@@ -200,7 +205,10 @@ async fn the_deadline_ends_a_request_and_is_told_to_the_endpoint() {
     let phase = RemotePhase::Prefill;
     assert_eq!(ended, Some(RemoteError::Deadline { phase }));
     endpoint.until_left(1).await;
-    let told: u64 = endpoint.asked()[0].header("x-request-timeout-ms").parse().unwrap();
+    let told: u64 = endpoint.asked()[0]
+        .header("x-request-timeout-ms")
+        .parse()
+        .unwrap();
     assert!((1..=2000).contains(&told), "{told}");
 }
 
@@ -244,8 +252,14 @@ async fn lies_are_errors() {
     let piece = |text: &str| Piece::text(text);
     for (reply, what) in [
         (Reply::json(&json!({"choices": []})), "it is no stream of events"),
-        (Reply::events(vec![piece("data: {\"choices\":7}\n\n")]), "`choices` is missing or not of its type"),
-        (Reply::events(vec![piece("data: hello\n\n")]), "a message is not JSON"),
+        (
+            Reply::events(vec![piece("data: {\"choices\":7}\n\n")]),
+            "`choices` is missing or not of its type",
+        ),
+        (
+            Reply::events(vec![piece("data: hello\n\n")]),
+            "a message is not JSON",
+        ),
         (
             Reply::events(vec![
                 completion_piece(" a", Some("stop")),
@@ -267,7 +281,9 @@ async fn lies_are_errors() {
         ),
     ] {
         let endpoint = Endpoint::start(move |_| reply.clone()).await;
-        let expected = RemoteError::Malformed { what: what.to_owned() };
+        let expected = RemoteError::Malformed {
+            what: what.to_owned(),
+        };
         assert_eq!(read(&client(&endpoint)).await.unwrap_err(), expected);
     }
     // It only left out the last event.
@@ -371,12 +387,16 @@ async fn answers_have_their_log_probabilities_or_are_errors() {
     assert_eq!(candidates, [("safe", -0.25), ("unsafe", -1.75)]);
     assert_eq!(found.text, "safe");
     asked.prompt = RemotePrompt::Text("mute".to_owned());
-    assert_eq!(client.logprobs(&asked, None).await.err(), Some(RemoteError::NoLogprobs));
+    assert_eq!(
+        client.logprobs(&asked, None).await.err(),
+        Some(RemoteError::NoLogprobs)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conversations_go_to_chat_completions() {
-    let endpoint = Endpoint::start(|_| Reply::events(vec![chat_piece("Hi", Some("stop")), Piece::done()])).await;
+    let endpoint =
+        Endpoint::start(|_| Reply::events(vec![chat_piece("Hi", Some("stop")), Piece::done()])).await;
     let asked = RemoteRequest {
         prompt: RemotePrompt::Conversation(vec![RemoteMessage {
             role: "user",
@@ -386,7 +406,9 @@ async fn conversations_go_to_chat_completions() {
     };
     let client = client(&endpoint);
     let mut answer = client.answer(&asked, None).await.unwrap();
-    let hi = RemoteEvent::Delta { text: "Hi".to_owned() };
+    let hi = RemoteEvent::Delta {
+        text: "Hi".to_owned(),
+    };
     assert_eq!(answer.next().await.unwrap(), Some(hi));
     assert_eq!(answer.reported().model.as_deref(), Some("served"));
     let [body] = &endpoint.bodies("/v1/chat/completions")[..] else {
