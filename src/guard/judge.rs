@@ -91,7 +91,7 @@ impl Guard {
     pub fn of_texts(kind: GuardKind) -> Result<Self, GuardError> {
         if kind.special_tokens().is_none() || kind == GuardKind::Qwen3GuardStream {
             return Err(GuardError::Unsuitable(format!(
-                "{kind} needs the model's own tokenizer and chat template: configure where they are"
+                "{kind} needs the model's own tokenizer and chat template: say in endpoint_tokenizer where they are"
             )));
         }
         let guard = Self {

@@ -133,16 +133,19 @@ impl Registry {
 
     /// The target with this id, or the default target for an empty id. Waits while it is being loaded.
     pub async fn target(&self, id: &str) -> Result<ModelAccess, LookupError> {
-        let declared = self.in_role(id, ModelRole::Target)?;
+        self.access(self.in_role(id, ModelRole::Target)?).await
+    }
+
+    /// The guard with this id, or the default guard for an empty id. Waits while it is being loaded.
+    pub async fn guard(&self, id: &str) -> Result<ModelAccess, LookupError> {
+        self.access(self.in_role(id, ModelRole::Guard)?).await
+    }
+
+    async fn access(&self, declared: &Arc<Declared>) -> Result<ModelAccess, LookupError> {
         match &declared.remote {
             Some(model) => Ok(ModelAccess::Remote(Arc::clone(model))),
             None => self.residency.acquire(declared).await.map(ModelAccess::Local),
         }
-    }
-
-    /// A lease on the guard with this id, or on the default guard for an empty id. Waits while it is being loaded.
-    pub async fn guard(&self, id: &str) -> Result<Lease, LookupError> {
-        self.residency.acquire(self.in_role(id, ModelRole::Guard)?).await
     }
 
     /// A lease on the quality estimator with this id, or on the default one for an empty id. Waits while it is being

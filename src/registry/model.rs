@@ -1,6 +1,6 @@
 //! Model ids as they are configured, and what is in memory for them.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
 use super::placement::PassedOver;
 use crate::{
@@ -66,14 +66,25 @@ pub struct RemoteSpec {
 }
 
 /// A model that an endpoint computes.
-#[derive(Debug)]
 pub struct RemoteModel {
     /// The name that callers use.
     pub id: String,
+    /// What the model may be used for.
+    pub roles: Vec<ModelRole>,
     /// Asks it.
     pub endpoint: RemoteEndpoint,
+    /// Builds prompts and reads verdicts, if it is a guard. It has a tokenizer only where the configuration names one.
+    pub guard: Option<Arc<Guard>>,
     /// Its place behind the models that are loaded here, for its state.
     pub(super) group: usize,
+}
+
+impl fmt::Debug for RemoteModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("RemoteModel");
+        shown.field("id", &self.id).field("roles", &self.roles);
+        shown.field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 /// A model in memory, shared by all ids that stand for it.

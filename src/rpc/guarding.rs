@@ -145,7 +145,7 @@ impl Guarding {
         if self.look.is_some() {
             return;
         }
-        let guard = self.work.before.guard.guard.clone();
+        let guard = self.work.before.guard.guard().cloned();
         // A word that cannot be encoded counts as one token, and the look will say what is wrong with it. So does each word where the
         // guard's tokenizer is not known.
         let count = |word: &str| {

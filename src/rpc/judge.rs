@@ -5,9 +5,9 @@ use std::{future::Future, sync::Arc};
 use super::{
     category_probabilities, encode,
     error::{ServiceError, TextOrigin, Violation},
-    label,
+    judged::{GuardPrompt, JudgedPrompt, guard_of, told},
     local_generation::template_error,
-    provenance,
+    provenance, remote_judge,
     sequence::{Sequence, WorkContext},
     text_work::TextSize,
     token_quota::PromptLimit,
@@ -15,36 +15,15 @@ use super::{
 };
 use crate::{
     engine::Event,
-    guard::{
-        ContentKind, Guard, LeftOut, MessagePlace, MessageUse, Policy, PromptError, Refusal, SentMessage,
-        TurnPlan, judged_role,
-    },
-    proto::{self, message_use},
-    registry::ModelRole,
+    guard::{Guard, Policy, PromptError, SentMessage, TurnPlan, judged_role},
+    proto,
+    registry::ModelAccess,
 };
-
-/// The prompt of a conversation, whose last message is judged.
-pub(crate) struct JudgedPrompt {
-    pub(crate) tokens: Vec<u32>,
-    /// What became of each message of the conversation.
-    pub(crate) uses: Vec<MessageUse>,
-}
 
 /// Judges the last message of a conversation.
 pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<proto::Verdict, ServiceError> {
     let prompt = judged_prompt(context, &work).await?;
     verdict(context, &work, prompt).await
-}
-
-/// The guard of a Classify.
-pub(crate) fn guard_of(work: &ClassifyWork) -> Result<&Arc<Guard>, ServiceError> {
-    work.guard
-        .guard
-        .as_ref()
-        .ok_or_else(|| ServiceError::CapabilityMissing {
-            has: work.guard.roles.clone(),
-            needs: ModelRole::Guard,
-        })
 }
 
 /// The plan of a conversation.
@@ -75,20 +54,30 @@ pub(crate) async fn judged_prompt(
     work: &ClassifyWork,
 ) -> Result<JudgedPrompt, ServiceError> {
     let guard = guard_of(work)?;
-    context.record.note(|tally| tally.add_model(&work.guard.id));
+    context.record.note(|tally| tally.add_model(work.guard.id()));
     let plan = plan(guard, work)?;
-    let output = guard.output_spec(judged_role(&work.messages), work.policy.as_deref());
-    let model = encode::longest_judged_prompt(&work.guard.resident.limits, output.max_new_tokens);
-    let limit = PromptLimit::new(&context.shared, &context.tenant, model, output.max_new_tokens)?;
+    let answer_tokens = guard.answer_tokens(work.policy.as_deref());
+    let model = match &work.guard {
+        ModelAccess::Local(entry) => encode::longest_judged_prompt(&entry.resident.limits, answer_tokens),
+        ModelAccess::Remote(model) => remote_judge::longest_prompt(context, model, answer_tokens).await?,
+    };
+    let limit = PromptLimit::new(&context.shared, &context.tenant, model, answer_tokens)?;
     let most = limit.tokens();
     let size = prompt_size(guard, work);
     let (prompter, work) = (Arc::clone(guard), work.clone());
     let prompt = context.with_text(size, move |watch| {
-        let allowance = encode::allowance(most, watch);
-        let tokens = prompter.prompt_of(&work.messages, &plan, work.policy.as_deref(), allowance);
+        let (messages, policy) = (&work.messages, work.policy.as_deref());
+        let prompt = match prompter.tokenizer() {
+            Some(_) => prompter
+                .prompt_of(messages, &plan, policy, encode::allowance(most, watch))
+                .map(GuardPrompt::Tokens),
+            None => prompter
+                .text_prompt_of(messages, &plan, policy)
+                .map(GuardPrompt::Text),
+        };
         Ok(JudgedPrompt {
-            tokens: tokens.map_err(|error| prompt_error(error, &work, &prompter, most))?,
-            uses: plan.uses(&work.messages),
+            prompt: prompt.map_err(|error| prompt_error(error, &work, &prompter, most))?,
+            uses: plan.uses(messages),
         })
     });
     prompt.await.map_err(|error| limit.explain(error))
@@ -146,10 +135,21 @@ pub(crate) async fn verdict(
     prompt: JudgedPrompt,
 ) -> Result<proto::Verdict, ServiceError> {
     let guard = guard_of(work)?;
-    let (entry, policy, field) = (&work.guard, &work.policy, &work.fields.conversation);
+    let (policy, field) = (&work.policy, &work.fields.conversation);
+    let entry = match &work.guard {
+        ModelAccess::Local(entry) => entry,
+        ModelAccess::Remote(model) => return remote_judge::verdict(context, work, model, prompt).await,
+    };
     let judged = judged_role(&work.messages);
     let output = guard.output_spec(judged, policy.as_deref());
-    let JudgedPrompt { tokens: prompt, uses } = prompt;
+    let JudgedPrompt {
+        prompt: GuardPrompt::Tokens(prompt),
+        uses,
+    } = prompt
+    else {
+        // Only endpoints are sent texts.
+        return Err(ServiceError::TextFault);
+    };
     let tree = match work.category_probabilities {
         true => guard.category_tree(policy.as_deref()),
         false => None,
@@ -172,14 +172,6 @@ pub(crate) async fn verdict(
         return Err(ServiceError::DeviceFault);
     }
     let verdict = guard.verdict(judged, &probes, &tokens, policy.as_deref());
-    let label = label::told(verdict.label);
-    let refusal = match verdict.refusal {
-        Some(Refusal::Refused) => proto::Refusal::Refused,
-        Some(Refusal::Answered) => proto::Refusal::Answered,
-        None => proto::Refusal::Unspecified,
-    };
-    metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label::label_name(label))
-        .increment(1);
     let categories = match (&tree, &asked, verdict.unsafe_score) {
         (Some(tree), Some(prompt), Some(score)) => {
             let read = category_probabilities::read(context, entry, prompt, tree, field).await?;
@@ -197,71 +189,18 @@ pub(crate) async fn verdict(
         _ => (Vec::new(), None),
     };
     let (category_probabilities, category_usage) = categories;
-    let categories = verdict.categories.into_iter();
     Ok(proto::Verdict {
-        label: label.into(),
-        unsafe_score: verdict.unsafe_score,
-        controversial_score: verdict.controversial_score,
-        refusal: refusal.into(),
         category_probabilities,
         category_usage,
-        label_mass: verdict.label_mass,
-        categories: categories
-            .map(|(category, display_name)| proto::CategoryResult {
-                category,
-                display_name,
-            })
-            .collect(),
-        raw_output: verdict.raw_output,
         usage: Some(provenance::usage(&summary)),
         timing: Some(provenance::timing(&summary, sequence.elapsed())),
-        provenance: Some(proto::Provenance {
-            policy: policy
-                .as_ref()
-                .map_or_else(String::new, |policy| policy.name().to_owned()),
-            policy_digest: policy
-                .as_ref()
-                .map_or_else(String::new, |policy| policy.digest().to_owned()),
-            ..provenance::provenance(entry, guard.template_digest(), None)
-        }),
-        message_uses: message_uses(&uses),
-        windows: Vec::new(),
-        remote_reading: None,
+        ..told(
+            work,
+            verdict,
+            &uses,
+            provenance::provenance(entry, guard.template_digest(), None),
+        )
     })
-}
-
-/// What became of each message, for the answer.
-pub(crate) fn message_uses(uses: &[MessageUse]) -> Vec<proto::MessageUse> {
-    let number = provenance::count;
-    let uses = uses.iter().enumerate();
-    uses.map(|(index, one)| {
-        let (place, turn, reason) = match one.place {
-            MessagePlace::Judged { turn } => (message_use::Use::Judged, Some(turn), None),
-            MessagePlace::Context { turn } => (message_use::Use::Context, Some(turn), None),
-            MessagePlace::LeftOut(reason) => (message_use::Use::LeftOut, None, Some(reason)),
-        };
-        let reason = match reason {
-            None => message_use::Reason::Unspecified,
-            Some(LeftOut::System) => message_use::Reason::System,
-            Some(LeftOut::EarlierExchange) => message_use::Reason::EarlierExchange,
-            Some(LeftOut::NoRoom) => message_use::Reason::NoRoom,
-        };
-        let omitted = one.omitted.iter().map(|kind| match kind {
-            ContentKind::Image => proto::ContentKind::Image,
-            ContentKind::Audio => proto::ContentKind::Audio,
-            ContentKind::Video => proto::ContentKind::Video,
-            ContentKind::File => proto::ContentKind::File,
-        });
-        proto::MessageUse {
-            message: number(index),
-            r#use: place.into(),
-            turn: turn.map(number),
-            reason: reason.into(),
-            omitted_parts: omitted.map(i32::from).collect(),
-            cut_bytes: one.cut_bytes as u64,
-        }
-    })
-    .collect()
 }
 
 /// All texts of a guard's prompt that are not its own, with the origin of each.

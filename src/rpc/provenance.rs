@@ -9,10 +9,10 @@ use crate::{
     guard::{Guard, JudgedRole, Policy},
     proto,
     registry::{
-        Declared, DeviceLoss, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, RemoteModel,
-        ResidentAdapter, passed_over_text,
+        Declared, DeviceLoss, LoadPolicy, ModelAccess, ModelEntry, ModelRole, ModelState, Registry,
+        RemoteModel, ResidentAdapter, passed_over_text,
     },
-    remote::{EndpointDescription, ReportedEngine},
+    remote::{EndpointDescription, RemoteTimes, ReportedEngine},
 };
 
 /// The device of what an endpoint computes.
@@ -46,7 +46,7 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
 /// What a guard's scores of messages of one side depend on, which a calibrator must have been fitted for. `policy` is what it judges
 /// by, if not its own.
 pub(crate) fn computed_by(
-    entry: &ModelEntry,
+    model: &ModelAccess,
     guard: &Guard,
     policy: Option<&Policy>,
     judged: JudgedRole,
@@ -58,7 +58,11 @@ pub(crate) fn computed_by(
         template_digest,
         precision,
         ..
-    } = provenance(entry, guard.template_digest(), None);
+    } = match model {
+        ModelAccess::Local(entry) => provenance(entry, guard.template_digest(), None),
+        // Nothing says which weights it computes with, so no calibrator was fitted for it.
+        ModelAccess::Remote(model) => remote_guard_provenance(model, guard, &ReportedBy::default()),
+    };
     FittedFor {
         model_digest,
         adapter_digest,
@@ -94,6 +98,20 @@ pub(crate) fn remote_provenance(
         seed,
         remote: Some(remote_engine(model, reported)),
         ..proto::Provenance::default()
+    }
+}
+
+/// What is known of a verdict that an endpoint computed.
+pub(crate) fn remote_guard_provenance(
+    model: &RemoteModel,
+    guard: &Guard,
+    reported: &ReportedBy,
+) -> proto::Provenance {
+    let tokenizer = guard.tokenizer();
+    proto::Provenance {
+        tokenizer_digest: tokenizer.map_or_else(String::new, |tokenizer| tokenizer.digest().to_owned()),
+        template_digest: guard.template_digest().to_owned(),
+        ..remote_provenance(model, reported, None)
     }
 }
 
@@ -174,6 +192,17 @@ pub(crate) fn timing(summary: &SequenceSummary, total: Duration) -> proto::Timin
         decode: Some(duration(summary.decode)),
         total: Some(duration(total)),
         max_batch_size: count(summary.max_batch_size),
+    }
+}
+
+/// The times of a request to an endpoint, whose answer came as a whole; `total` is the time from its beginning to its end.
+pub(crate) fn remote_timing(times: &RemoteTimes, total: Duration) -> proto::Timing {
+    proto::Timing {
+        queue: Some(duration(times.queue)),
+        prefill: Some(duration(times.prefill)),
+        decode: Some(duration(Duration::ZERO)),
+        total: Some(duration(total)),
+        max_batch_size: 0,
     }
 }
 

@@ -387,10 +387,11 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        // Whoever waits for the client to leave finds that the answer is not open any more.
+        self.state.open.send_modify(|open| *open -= 1);
         if !self.is_complete {
             self.state.left.send_modify(|left| *left += 1);
         }
-        self.state.open.send_modify(|open| *open -= 1);
     }
 }
 

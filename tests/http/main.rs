@@ -32,3 +32,4 @@ mod openai;
 mod openai_client;
 mod protected;
 mod remote;
+mod remote_guards;

@@ -72,6 +72,7 @@ mod raw;
 mod receipts;
 mod received;
 mod remote_endpoint;
+mod remote_guards;
 mod remote_targets;
 mod renderings;
 mod residency;

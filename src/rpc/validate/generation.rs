@@ -86,7 +86,7 @@ pub(crate) struct CheckedGenerate {
 /// A checked Score.
 pub(crate) struct ScoreWork {
     pub(crate) generate: GenerateWork,
-    pub(crate) guard: Lease,
+    pub(crate) guard: ModelAccess,
     /// The policy that the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
     /// The field of a policy in the request, which later errors name.
