@@ -33,6 +33,7 @@ pub mod random;
 pub mod receipt;
 pub mod registry;
 pub mod reload;
+pub mod remote;
 pub mod rpc;
 pub mod secret;
 pub mod status_code;

@@ -74,6 +74,18 @@ impl Banner<'_> {
             tracing::info!(policy = policy.name(), digest = policy.digest(), "policy");
         }
         for declared in self.registry.list() {
+            if let Some(remote) = &declared.remote {
+                let options = remote.endpoint.options();
+                let (endpoint, name) = (options.url.to_string(), options.model.as_str());
+                tracing::info!(
+                    model = declared.id,
+                    roles = roles(declared),
+                    endpoint,
+                    name,
+                    "remote"
+                );
+                continue;
+            }
             let Some(entry) = self.registry.resident(declared) else {
                 let load = declared.policy.name();
                 tracing::info!(model = declared.id, roles = roles(declared), load, "not loaded");
@@ -116,7 +128,7 @@ impl Banner<'_> {
         let models = self.registry.list().iter();
         let passed = models.filter_map(|declared| {
             let reasons = self.registry.passed_over(declared);
-            let device = self.registry.device_of(declared).name;
+            let device = self.registry.device_of(declared)?.name;
             (!reasons.is_empty()).then(|| (declared.id.as_str(), device, passed_over_text(reasons)))
         });
         passed.collect()
@@ -124,6 +136,11 @@ impl Banner<'_> {
 
     fn row(&self, declared: &Declared) -> Vec<String> {
         let mut row = vec![declared.id.clone(), roles(declared)];
+        if let Some(remote) = &declared.remote {
+            let options = remote.endpoint.options();
+            row.push(format!("remote: {} at {}", options.model, options.url));
+            return row;
+        }
         match self.registry.resident(declared) {
             Some(entry) => {
                 let resident = &entry.resident;

@@ -332,6 +332,7 @@ fn options(target: PathBuf, guard: Option<PathBuf>, backend: Arc<dyn Backend>) -
             default_target: None,
             default_guard: None,
             default_quality: None,
+            remotes: Vec::new(),
             policies: Vec::new(),
             determinism: DeterminismPolicy::Report,
             devices: vec![options],

@@ -214,11 +214,13 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
             | RegistryError::Template { .. }
             | RegistryError::Guard { .. }
             | RegistryError::Labels { .. }
+            | RegistryError::Endpoint { .. }
             | RegistryError::ChangedMeanwhile { .. }
             | RegistryError::OtherFiles { .. } => Some(Exit::InvalidData),
             RegistryError::Engine(_)
             | RegistryError::NotTaken(_)
             | RegistryError::LoadPanicked { .. }
+            | RegistryError::Remote(_)
             | RegistryError::Memory { .. }
             | RegistryError::PrefixRefused { .. }
             | RegistryError::PrefixFailed { .. } => Some(Exit::Failure),

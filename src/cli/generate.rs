@@ -251,9 +251,14 @@ fn summary(started: &GenerateStarted, finished: &GenerateFinished) -> String {
         .strip_prefix("FINISH_REASON_")
         .unwrap_or(reason)
         .to_ascii_lowercase();
+    // Where an endpoint on another machine answers, it counts them at the end.
+    let prompt_tokens = finished
+        .usage
+        .as_ref()
+        .map_or(started.prompt_tokens, |usage| usage.prompt_tokens);
     let mut parts = vec![
         reason.replace('_', " "),
-        counted(started.prompt_tokens, "prompt token", "prompt tokens"),
+        counted(prompt_tokens, "prompt token", "prompt tokens"),
     ];
     let decode = finished
         .timing

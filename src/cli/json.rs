@@ -32,7 +32,8 @@ const NULL_WHEN_UNSET: [&str; 4] = [
 
 /// Fields that say nothing while they are empty or not set, and are left out then. All others without presence are always
 /// printed.
-const LEFT_OUT_WHEN_EMPTY: [&str; 20] = [
+const LEFT_OUT_WHEN_EMPTY: [&str; 21] = [
+    "babelward.v1.Model.remote",
     "babelward.v1.Provenance.adapter_digest",
     "babelward.v1.Provenance.policy",
     "babelward.v1.Provenance.policy_digest",

@@ -9,15 +9,16 @@ use super::{
 use crate::{
     auth::{Authenticator, CredentialsError, Quotas},
     backend::Backend,
-    config::{Config, Role},
+    config::{Config, Endpoint, Role},
     engine::{Clock, Driver, EngineConfig, TenantNames, TenantWeights},
     memory,
     model::spec::DeviceChoice,
     registry::{
-        DeviceOptions, KvSize, MemoryOptions, MemoryOwner, ModelRole, ModelSpec, RegistryOptions,
+        DeviceOptions, KvSize, MemoryOptions, MemoryOwner, ModelRole, ModelSpec, RegistryOptions, RemoteSpec,
         StartOptions, automatic_budget,
     },
     reload::Reload,
+    remote::EndpointOptions,
     rpc::{Access, Security, ServerOptions, TimeLimits},
     tls::{ServerTls, TlsError},
 };
@@ -45,7 +46,8 @@ pub fn registry_options(config: &Config) -> Result<ServiceOptions, DeviceError> 
 
 fn options_on(config: &Config, machine: &dyn Machine) -> Result<ServiceOptions, DeviceError> {
     let devices = devices::open(&device_choices(config), machine)?;
-    let models = config.models.iter().map(|model| ModelSpec {
+    let local = config.models.iter().filter(|model| model.endpoint.is_none());
+    let models = local.map(|model| ModelSpec {
         id: model.id.clone(),
         path: model.path.clone(),
         device: model.device.unwrap_or(config.engine.device),
@@ -68,6 +70,7 @@ fn options_on(config: &Config, machine: &dyn Machine) -> Result<ServiceOptions, 
             default_target: config.defaults.target.clone(),
             default_guard: config.defaults.guard.clone(),
             default_quality: config.defaults.quality.clone(),
+            remotes: remotes(config),
             policies: config.policies.clone(),
             determinism: config.engine.deterministic,
             devices: options.collect(),
@@ -81,9 +84,39 @@ fn options_on(config: &Config, machine: &dyn Machine) -> Result<ServiceOptions, 
     })
 }
 
-/// The device of each model that is not an adapter; that of the engine where there are no models.
+/// The models that endpoints compute.
+fn remotes(config: &Config) -> Vec<RemoteSpec> {
+    let remotes = config.models.iter().filter_map(|model| {
+        let endpoint = model.endpoint.as_ref()?;
+        Some(RemoteSpec {
+            roles: model.roles.iter().copied().map(role).collect(),
+            guard_kind: model.guard_kind,
+            tokenizer: endpoint.tokenizer.clone(),
+            endpoint: endpoint_options(config, &model.id, endpoint),
+        })
+    });
+    remotes.collect()
+}
+
+/// How the endpoint of a model is asked.
+pub(super) fn endpoint_options(config: &Config, id: &str, endpoint: &Endpoint) -> EndpointOptions {
+    EndpointOptions {
+        id: id.to_owned(),
+        url: endpoint.url.clone(),
+        model: endpoint.model.clone(),
+        api: endpoint.api,
+        key_file: endpoint.key_file.clone(),
+        ca_file: endpoint.ca_file.clone(),
+        concurrency: endpoint.concurrency,
+        queue: config.engine.queue_items,
+        stall: endpoint.stall,
+    }
+}
+
+/// The device of each model that is loaded here and no adapter; that of the engine where there are no models.
 fn device_choices(config: &Config) -> Vec<DeviceChoice> {
-    let models = config.models.iter().filter(|model| model.base.is_none());
+    let models = config.models.iter();
+    let models = models.filter(|model| model.base.is_none() && model.endpoint.is_none());
     let choices: Vec<_> = models
         .map(|model| model.device.unwrap_or(config.engine.device))
         .collect();

@@ -121,13 +121,15 @@ impl Values {
     /// A path in a file is relative to that file.
     pub(super) fn resolve_paths(&mut self) {
         for model in self.models.values_mut() {
-            if let Some(Given {
-                raw: Raw::Text(text),
-                origin: Origin::File(file),
-            }) = model.get_mut("path")
-                && let Some(folder) = file.parent()
-            {
-                *text = folder.join(&*text).display().to_string();
+            for key in schema::MODEL_PATH_KEYS {
+                if let Some(Given {
+                    raw: Raw::Text(text),
+                    origin: Origin::File(file),
+                }) = model.get_mut(*key)
+                    && let Some(folder) = file.parent()
+                {
+                    *text = folder.join(&*text).display().to_string();
+                }
             }
         }
         for key in schema::PATH_KEYS {
@@ -222,7 +224,8 @@ fn unknown_model_key(id: &str, name: &str, origin: Origin) -> Problem {
         reason: "no such key".to_owned(),
         fix: match suggestion {
             Some(candidate) => format!("did you mean {}?", model_key(id, candidate)),
-            None => "a model has the keys path, base, roles, load, precision, device, pinned and guard_kind"
+            None => "a model has the keys path, base, roles, load, precision, device, pinned and guard_kind, and endpoint \
+                     with those that begin with it"
                 .to_owned(),
         },
     }

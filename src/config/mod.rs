@@ -3,6 +3,7 @@
 
 mod device;
 mod doors;
+mod endpoint;
 mod flags;
 mod layer;
 mod limits;
@@ -12,6 +13,7 @@ mod problem;
 mod read;
 mod read_decisions;
 mod read_doors;
+mod read_endpoint;
 mod read_security;
 mod read_telemetry;
 mod schema;
@@ -31,6 +33,7 @@ pub(crate) use self::value::parse_duration;
 pub use self::{
     device::{DeterminismPolicy, DeviceBudget},
     doors::{DoorSettings, OnFailure},
+    endpoint::Endpoint,
     flags::{FlagAdapter, FlagDevice, FlagGuardKind, FlagModel, FlagOverrides, FlagPrecision},
     limits::{DefaultDeadlines, HEARTBEATS, Limits},
     origin::{Entry, Origin},
@@ -107,8 +110,10 @@ pub struct Server {
 pub struct Model {
     /// The name in requests.
     pub id: String,
-    /// An existing GGUF file or Hugging Face folder.
+    /// An existing GGUF file or Hugging Face folder; empty for a model with an endpoint.
     pub path: PathBuf,
+    /// The engine on another machine that computes it; `None` for a model that is loaded here.
+    pub endpoint: Option<Endpoint>,
     /// Id of the base model, if this is a LoRA adapter.
     pub base: Option<String>,
     /// At least one role, without duplicates.

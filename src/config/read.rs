@@ -56,8 +56,8 @@ pub(super) fn config(values: &Values, problems: Vec<Problem>) -> Result<Config, 
 }
 
 pub(super) struct Reader<'a> {
-    values: &'a Values,
-    problems: Vec<Problem>,
+    pub(super) values: &'a Values,
+    pub(super) problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
@@ -327,7 +327,12 @@ impl Reader<'_> {
                 fix: "choose an id such as smol".to_owned(),
             });
         }
+        if let Some(address) = given.get("endpoint") {
+            return self.remote_model(id, given, address);
+        }
+        self.refuse_endpoint_keys(id, given);
         Model {
+            endpoint: None,
             id: id.to_owned(),
             path: self.model_path(id, given.get("path")),
             base: self.model_base(id, given.get("base")),
@@ -340,7 +345,12 @@ impl Reader<'_> {
         }
     }
 
-    fn model_value<T: Setting>(&mut self, id: &str, name: &str, given: &BTreeMap<String, Given>) -> T {
+    pub(super) fn model_value<T: Setting>(
+        &mut self,
+        id: &str,
+        name: &str,
+        given: &BTreeMap<String, Given>,
+    ) -> T {
         let raw = match given.get(name) {
             Some(given) => given.raw.clone(),
             None => Raw::Text(schema::model_default_of(name).unwrap_or_default().to_owned()),
@@ -414,7 +424,9 @@ impl Reader<'_> {
     fn model_base(&mut self, id: &str, given: Option<&Given>) -> Option<String> {
         let given = given?;
         let base = given.raw.shown();
-        let is_model = |(_, keys): &(&String, &BTreeMap<String, Given>)| !keys.contains_key("base");
+        let is_model = |(_, keys): &(&String, &BTreeMap<String, Given>)| {
+            !keys.contains_key("base") && !keys.contains_key("endpoint")
+        };
         let mut models = self
             .values
             .models
@@ -423,7 +435,11 @@ impl Reader<'_> {
             .map(|(id, _)| id.as_str());
         if !models.any(|known| known == base) {
             let models = self.values.models.iter().filter(is_model);
-            let (reason, fix) = if self.values.models.contains_key(&base) {
+            let named = self.values.models.get(&base);
+            let (reason, fix) = if named.is_some_and(|keys| keys.contains_key("endpoint")) {
+                let reason = format!("`{base}` is computed by an endpoint");
+                (reason, "name a model that is loaded here".to_owned())
+            } else if named.is_some() {
                 let reason = format!("`{base}` is itself an adapter");
                 (reason, "name the model below both".to_owned())
             } else {
@@ -456,7 +472,7 @@ impl Reader<'_> {
             None => (
                 ProblemKind::Value,
                 "missing".to_owned(),
-                "every model needs a path: a GGUF file or a Hugging Face folder",
+                "every model needs a path (a GGUF file or a Hugging Face folder) or an endpoint",
             ),
         };
         self.problems.push(Problem {

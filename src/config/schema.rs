@@ -440,11 +440,52 @@ pub(super) const PATH_KEYS: &[&str] = &[
     "telemetry.otlp_ca_file",
 ];
 
+/// Keys under `models.ID` that are paths of files.
+pub(super) const MODEL_PATH_KEYS: &[&str] = &[
+    "path",
+    "endpoint_key_file",
+    "endpoint_ca_file",
+    "endpoint_tokenizer",
+];
+
 /// Keys under `models.ID`.
 pub const MODEL_KEYS: &[Key] = &[
     unset(
         "path",
-        "GGUF file or Hugging Face folder; relative to the file it is written in. Required",
+        "GGUF file or Hugging Face folder; relative to the file it is written in. Required, unless there is an endpoint",
+    ),
+    unset(
+        "endpoint",
+        "address of an engine that speaks OpenAI's HTTP interface and computes the model, such as http://10.0.0.7:8000/v1, in \
+         place of path (see docs/remote.md)",
+    ),
+    unset(
+        "endpoint_model",
+        "what the model is called at its endpoint; its id unless set",
+    ),
+    unset(
+        "endpoint_api",
+        "chat where the endpoint has only /chat/completions, completions where it has only /completions; both unless set",
+    ),
+    unset(
+        "endpoint_key_file",
+        "file with the key that the endpoint wants; read again when the endpoint refuses it",
+    ),
+    unset(
+        "endpoint_ca_file",
+        "PEM file of the authorities that may have issued the certificate of an https:// endpoint, instead of the system's",
+    ),
+    unset(
+        "endpoint_tokenizer",
+        "GGUF file or Hugging Face folder with the tokenizer and the template of a guard at an endpoint; its weights are not read",
+    ),
+    unset(
+        "endpoint_concurrency",
+        "most requests that are open at the endpoint at once; more wait here, up to engine.queue_items; 16 unless set",
+    ),
+    unset(
+        "endpoint_stall",
+        "longest that the endpoint may send nothing while it answers, long prompts included; 2m unless set",
     ),
     unset(
         "base",

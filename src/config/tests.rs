@@ -2,6 +2,7 @@ mod adapters;
 mod decisions;
 mod devices;
 mod doors;
+mod endpoints;
 mod estimators;
 mod policies;
 mod precision;
@@ -228,6 +229,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
         Model {
             id: "llama-guard-3.1".to_owned(),
             path: folder.weights(),
+            endpoint: None,
             roles: vec![Role::Guard],
             guard_kind: Some(GuardKind::LlamaGuard3_1B),
             precision: None,
@@ -239,6 +241,7 @@ fn models_come_from_the_file_with_paths_beside_it() {
         Model {
             id: "smol".to_owned(),
             path: folder.weights(),
+            endpoint: None,
             roles: vec![Role::Target],
             guard_kind: None,
             precision: None,

@@ -41,6 +41,15 @@ pub enum PromptError {
     /// The text could not be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Only texts are known of this guard, and tokens are wanted.
+    #[error("the guard has no tokenizer, so that its prompts are texts alone")]
+    NoTokenizer,
+    /// A message or a policy spells a special token, which whoever turns the prompt's text into tokens would take for one.
+    #[error("a text spells `{token}`, which would be a special token of the prompt")]
+    SpecialToken {
+        /// What is spelled, at most 64 bytes.
+        token: String,
+    },
 }
 
 impl GuardError {
@@ -50,6 +59,9 @@ impl GuardError {
             PromptError::Roles { reason, .. } => Self::Unsuitable(reason),
             PromptError::Template(error) => Self::Template(error),
             PromptError::Tokenizer(error) => Self::Tokenizer(error),
+            PromptError::NoTokenizer | PromptError::SpecialToken { .. } => {
+                Self::Unsuitable(error.to_string())
+            }
         }
     }
 }

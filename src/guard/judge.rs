@@ -14,12 +14,13 @@ use super::{
     policy::{Policy, PolicyCategory},
     question::{AnswerForm, JudgedRole, Label, LabelPosition, Question, message},
     sent_message::{MessageBody, SentMessage},
+    spelled::{spelled_in_content, without_beginning},
     verdict::{Scores, Verdict, VerdictStop},
     verdict_reader::VerdictReader,
 };
 use crate::{
     digest,
-    engine::{OutputSpec, Probe, ProbePositions, ProbeResult, Sampling},
+    engine::{OutputSpec, Probe, ProbePositions, ProbeResult, Sampling, StopCondition},
     model::spec::VerdictHeads,
     text::{Allowance, ChatMessage, ChatRole, ChatTemplate, Segment, TextStream, Tokenizer, strip},
 };
@@ -35,7 +36,8 @@ pub struct Guard {
     kind: GuardKind,
     /// The policy that it was trained on.
     native: Policy,
-    tokenizer: Arc<Tokenizer>,
+    /// Turns its prompts into tokens; absent for a guard whose prompts are sent elsewhere as texts.
+    tokenizer: Option<Arc<Tokenizer>>,
     chat: Option<Arc<ChatTemplate>>,
     /// For users' messages, and for assistants' messages.
     labels: [LabelTokens; 2],
@@ -72,8 +74,31 @@ impl Guard {
         let guard = Self {
             kind,
             native,
-            tokenizer,
+            tokenizer: Some(tokenizer),
             chat,
+            labels: Default::default(),
+            template_digest: String::new(),
+            heads: None,
+            native_tree: OnceLock::new(),
+        };
+        guard.completed()
+    }
+
+    /// A guard that computes elsewhere and is sent its prompts as texts, because its tokenizer is not known here.
+    ///
+    /// # Errors
+    /// When the prompts of this kind are made by a chat template, which is not known either, or when it writes no text.
+    pub fn of_texts(kind: GuardKind) -> Result<Self, GuardError> {
+        if kind.special_tokens().is_none() || kind == GuardKind::Qwen3GuardStream {
+            return Err(GuardError::Unsuitable(format!(
+                "{kind} needs the model's own tokenizer and chat template: say in endpoint_tokenizer where they are"
+            )));
+        }
+        let guard = Self {
+            kind,
+            native: kind.native_policy(),
+            tokenizer: None,
+            chat: None,
             labels: Default::default(),
             template_digest: String::new(),
             heads: None,
@@ -101,7 +126,7 @@ impl Guard {
         let guard = Self {
             kind: own,
             native: heads.policy(),
-            tokenizer,
+            tokenizer: Some(tokenizer),
             chat: None,
             labels: Default::default(),
             template_digest: String::new(),
@@ -113,7 +138,9 @@ impl Guard {
 
     /// The guard with its verdict tokens and the digest of its prompts.
     fn completed(self) -> Result<Self, GuardError> {
-        if let Some(reason) = self.kind.missing(&self.tokenizer, self.chat.as_deref()) {
+        if let Some(tokenizer) = &self.tokenizer
+            && let Some(reason) = self.kind.missing(tokenizer, self.chat.as_deref())
+        {
             return Err(GuardError::Unsuitable(reason));
         }
         let mut guard = self;
@@ -122,7 +149,9 @@ impl Guard {
             let segments = guard
                 .segments(&example(judged), &guard.native)
                 .map_err(GuardError::from_prompt)?;
-            guard.labels[judged as usize] = guard.label_tokens_after(judged, &segments)?;
+            if let Some(tokenizer) = &guard.tokenizer {
+                guard.labels[judged as usize] = guard.label_tokens_after(tokenizer, judged, &segments)?;
+            }
             text.extend(segments.iter().map(Segment::text));
         }
         guard.template_digest = digest::of_bytes(text);
@@ -136,7 +165,8 @@ impl Guard {
         policy: Option<&Policy>,
     ) -> Result<Vec<u32>, PromptError> {
         let policy = policy.unwrap_or(&self.native);
-        Ok(self.tokenizer.encode(&self.segments(conversation, policy)?)?)
+        let tokenizer = self.needed_tokenizer()?;
+        Ok(tokenizer.encode(&self.segments(conversation, policy)?)?)
     }
 
     /// Like [`Guard::prompt`], within an allowance of tokens, and only while the caller waits.
@@ -147,11 +177,12 @@ impl Guard {
         allowance: Allowance<'_>,
     ) -> Result<Vec<u32>, PromptError> {
         let policy = policy.unwrap_or(&self.native);
+        let tokenizer = self.needed_tokenizer()?;
         // The text of each message is in the prompt unchanged, so it bounds the number of tokens before there is a prompt.
         let texts = conversation.iter().map(|message| strip(&message.content));
-        allowance.least(texts.map(|text| self.tokenizer.least_tokens(text)))?;
+        allowance.least(texts.map(|text| tokenizer.least_tokens(text)))?;
         let segments = self.segments(conversation, policy)?;
-        Ok(self.tokenizer.encode_within(&segments, allowance)?)
+        Ok(tokenizer.encode_within(&segments, allowance)?)
     }
 
     /// The prompt for a conversation as it was sent, within an allowance of tokens. `plan` is the conversation's.
@@ -172,7 +203,8 @@ impl Guard {
             MessageBody::Whole(text) if text.len() >= LONG_BYTES => Some(text.as_str()),
             MessageBody::Whole(_) | MessageBody::Parts(_) => None,
         });
-        allowance.least(long.map(|text| self.tokenizer.least_tokens(strip(text))))?;
+        let tokenizer = self.needed_tokenizer()?;
+        allowance.least(long.map(|text| tokenizer.least_tokens(strip(text))))?;
         self.prompt_within(&plan.texts(messages), policy, allowance)
     }
 
@@ -181,9 +213,34 @@ impl Guard {
         self.kind.conversation_form()
     }
 
-    /// Turns its prompts into tokens.
-    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
+    /// Turns its prompts into tokens; `None` for a guard whose prompts are sent elsewhere as texts.
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
+    }
+
+    fn needed_tokenizer(&self) -> Result<&Arc<Tokenizer>, PromptError> {
+        self.tokenizer.as_ref().ok_or(PromptError::NoTokenizer)
+    }
+
+    /// The prompt for a conversation as it was sent, as a text in which the endpoint that it is sent to will find the special tokens
+    /// of the prompt and no others. The token that begins every sequence is left out, because endpoints put it before a text.
+    /// `plan` is the conversation's.
+    ///
+    /// # Errors
+    /// [`PromptError::SpecialToken`] where a message or a policy spells a special token, which the endpoint would take for one.
+    pub fn text_prompt_of<M: AsRef<SentMessage>>(
+        &self,
+        messages: &[M],
+        plan: &TurnPlan,
+        policy: Option<&Policy>,
+    ) -> Result<String, PromptError> {
+        let policy = policy.unwrap_or(&self.native);
+        let segments = self.segments(&plan.texts(messages), policy)?;
+        if let Some(token) = spelled_in_content(&segments, self.kind) {
+            return Err(PromptError::SpecialToken { token });
+        }
+        let text: String = segments.iter().map(Segment::text).collect();
+        Ok(without_beginning(&text).to_owned())
     }
 
     /// The prompt as text.
@@ -238,13 +295,11 @@ impl Guard {
             return heads.output_spec(judged);
         }
         let labels = &self.labels[judged as usize];
-        let more = policy.map_or(0, |policy| {
-            let native = self.native.categories().len();
-            CODE_TOKENS * policy.categories().len().saturating_sub(native)
-        });
+        let tokenizer = self.tokenizer.as_ref();
+        let stop = tokenizer.map(|tokenizer| VerdictStop::new(self.kind, judged, Arc::clone(tokenizer)));
         OutputSpec {
-            max_new_tokens: self.kind.answer_tokens() + more,
-            eos: Arc::from(self.tokenizer.end_tokens()),
+            max_new_tokens: self.answer_tokens(policy),
+            eos: Arc::from(tokenizer.map_or(&[][..], |tokenizer| tokenizer.end_tokens())),
             sampling: Sampling::greedy(),
             logprobs: None,
             probe: Some(Probe {
@@ -256,13 +311,18 @@ impl Guard {
                 },
             }),
             score: false,
-            stop: Some(Box::new(VerdictStop::new(
-                self.kind,
-                judged,
-                Arc::clone(&self.tokenizer),
-            ))),
+            stop: stop.map(|stop| Box::new(stop) as Box<dyn StopCondition>),
             pin_prompt: false,
         }
+    }
+
+    /// Most tokens of an answer to a prompt with this policy.
+    pub fn answer_tokens(&self, policy: Option<&Policy>) -> usize {
+        let more = policy.map_or(0, |policy| {
+            let native = self.native.categories().len();
+            CODE_TOKENS * policy.categories().len().saturating_sub(native)
+        });
+        self.kind.answer_tokens() + more
     }
 
     /// The verdict from the probes and the tokens that followed a prompt with this policy.
@@ -284,7 +344,8 @@ impl Guard {
             controversial_score,
             label_mass,
         } = Scores::of(position.and_then(|position| probes.get(position)), &form.labels());
-        let raw_output = format!("{}{}", form.begun, self.tokenizer.decode(tokens));
+        let text = self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(tokens));
+        let raw_output = format!("{}{}", form.begun, text.unwrap_or_default());
         let reading = self.kind.read(judged, &raw_output, policy);
         Verdict {
             label: reading.label,
@@ -328,30 +389,30 @@ impl Guard {
 
     fn tree_of(&self, policy: &Policy) -> Option<CategoryTree> {
         let before = self.kind.before_categories()?;
+        let tokenizer = self.tokenizer.as_ref()?;
         // What stands after the prompt does not depend on the conversation, because the prompt ends with the template's words.
         let prompt = self.segments(&example(JudgedRole::User), &self.native).ok()?;
-        let start = self.tokenizer.encode(&prompt).ok()?;
+        let start = tokenizer.encode(&prompt).ok()?;
         let codes = self.category_codes(Some(policy)).into_iter();
-        let tokens = codes.map(|code| {
-            self.encoding_after(&prompt, &start, &format!("{before}{code}"))
-                .ok()
-        });
+        let tokens =
+            codes.map(|code| encoding_after(tokenizer, &prompt, &start, &format!("{before}{code}")).ok());
         CategoryTree::new(tokens.collect::<Option<_>>()?)
     }
 
     /// How many tokens stand before the label; `None` where the text does not come to it.
     fn label_position(&self, form: &AnswerForm, tokens: &[u32]) -> Option<usize> {
+        let tokenizer = self.tokenizer.as_ref()?;
         let name = match form.position {
             LabelPosition::First => return Some(0),
             LabelPosition::FirstWord => {
-                let text = |token: &u32| self.tokenizer.decode(&[*token]);
+                let text = |token: &u32| tokenizer.decode(&[*token]);
                 // Without any word the most likely token is the text's end, and the labels' probabilities say so.
                 let first = tokens.iter().position(|token| !text(token).trim().is_empty());
                 return Some(first.unwrap_or(tokens.len()));
             }
             LabelPosition::After(example) => example.rsplit('\n').next().unwrap_or(example),
         };
-        let mut stream = TextStream::new(Arc::clone(&self.tokenizer), &[]);
+        let mut stream = TextStream::new(Arc::clone(tokenizer), &[]);
         let mut text = form.begun.to_owned();
         let is_before_label = |text: &str| {
             let line = text.rsplit_once('\n');
@@ -379,6 +440,11 @@ impl Guard {
         self.kind
     }
 
+    /// The policy, or the one that it was trained on where there is none.
+    pub(super) fn judged_by<'a>(&'a self, policy: Option<&'a Policy>) -> &'a Policy {
+        policy.unwrap_or(&self.native)
+    }
+
     fn segments(&self, conversation: &[ChatMessage], policy: &Policy) -> Result<Vec<Segment>, PromptError> {
         let judged = JudgedRole::of(conversation)?;
         let mut segments = self.kind.prompt(&Question {
@@ -395,7 +461,12 @@ impl Guard {
     }
 
     /// The tokens of the labels after a prompt.
-    fn label_tokens_after(&self, judged: JudgedRole, prompt: &[Segment]) -> Result<LabelTokens, GuardError> {
+    fn label_tokens_after(
+        &self,
+        tokenizer: &Tokenizer,
+        judged: JudgedRole,
+        prompt: &[Segment],
+    ) -> Result<LabelTokens, GuardError> {
         let form = self.kind.answer_form(judged);
         let mut before = prompt.to_vec();
         if let LabelPosition::After(example) = form.position {
@@ -405,8 +476,10 @@ impl Guard {
         for word in form.words {
             let tokens = match form.position {
                 // What stands before it is not known, and no token has both of it.
-                LabelPosition::FirstWord => self.tokenizer.encode_plain(word.text)?,
-                LabelPosition::First | LabelPosition::After(_) => self.label_encoding(&before, word.text)?,
+                LabelPosition::FirstWord => tokenizer.encode_plain(word.text)?,
+                LabelPosition::First | LabelPosition::After(_) => {
+                    encoding_after(tokenizer, &before, &tokenizer.encode(&before)?, word.text)?
+                }
             };
             let same = labels.first.iter().zip(form.words);
             let same =
@@ -428,29 +501,24 @@ impl Guard {
         }
         Ok(labels)
     }
+}
 
-    /// Tokens of a label at the position of the verdict.
-    fn label_encoding(&self, prompt: &[Segment], label: &str) -> Result<Vec<u32>, GuardError> {
-        self.encoding_after(prompt, &self.tokenizer.encode(prompt)?, label)
-    }
-
-    /// Tokens of a text after a prompt, whose own tokens are `before`.
-    fn encoding_after(
-        &self,
-        prompt: &[Segment],
-        before: &[u32],
-        label: &str,
-    ) -> Result<Vec<u32>, GuardError> {
-        let mut labelled = prompt.to_vec();
-        labelled.push(Segment::Template(label.to_owned()));
-        let after = self.tokenizer.encode(&labelled)?;
-        match after.strip_prefix(before) {
-            Some(tokens) if !tokens.is_empty() => Ok(tokens.to_vec()),
-            _ => Err(GuardError::Unsuitable(format!(
-                "`{}` does not begin with a token of its own after the prompt",
-                label.trim()
-            ))),
-        }
+/// Tokens of a text after a prompt, whose own tokens are `before`.
+fn encoding_after(
+    tokenizer: &Tokenizer,
+    prompt: &[Segment],
+    before: &[u32],
+    label: &str,
+) -> Result<Vec<u32>, GuardError> {
+    let mut labelled = prompt.to_vec();
+    labelled.push(Segment::Template(label.to_owned()));
+    let after = tokenizer.encode(&labelled)?;
+    match after.strip_prefix(before) {
+        Some(tokens) if !tokens.is_empty() => Ok(tokens.to_vec()),
+        _ => Err(GuardError::Unsuitable(format!(
+            "`{}` does not begin with a token of its own after the prompt",
+            label.trim()
+        ))),
     }
 }
 

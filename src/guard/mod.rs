@@ -6,6 +6,9 @@
 //! verdicts (`verdict.rs`, and `verdict_reader.rs` of guards that have heads in place of text). Which prompt a model has is its
 //! [`GuardKind`] (`kind.rs`); each family of prompts has a file in `kinds/`, in the words of `question.rs`.
 //!
+//! A guard that computes elsewhere is sent the same prompt, as a text only if no message spells a special token (`spelled.rs`), and its
+//! verdict is read from what it lists of its answer (`listed.rs`).
+//!
 //! Which part of a text its verdict is for is looked for in `evidence.rs`; `renderings.rs` joins the verdicts on a conversation in
 //! several languages. A text that grows is looked at where `growing.rs` says, and released by the rules of `release.rs`. What is done about a verdict
 //! is a decision policy's matter (`decision.rs`).
@@ -20,6 +23,7 @@ mod growing;
 mod judge;
 mod kind;
 mod kinds;
+mod listed;
 mod normalise;
 mod policy;
 mod policy_file;
@@ -27,6 +31,7 @@ mod question;
 mod release;
 mod renderings;
 mod sent_message;
+mod spelled;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -44,6 +49,7 @@ pub use evidence::{Evidence, EvidenceSearch, Remainder, SearchStep, Span, withou
 pub use growing::{CADENCE_TOKENS, Cadence, GrowingText, LookPlanner, NotUtf8};
 pub use judge::Guard;
 pub use kind::{GuardEvidence, GuardKind, model_names};
+pub use listed::{Listed, ListedAnswer, ListedPosition, ListedProblem, ListedVerdict};
 pub use normalise::{
     ConversationExtent, ConversationForm, JudgeScope, LeftOut, MessagePlace, MessageUse, NothingToJudge,
     ScopeProblem, SystemMessages, TurnPlan, judged_ends,

@@ -203,7 +203,8 @@ impl Cutter<'_> {
             tokens: usize::MAX,
             ..self.allowance
         };
-        let tokens = self.guard.tokenizer().encode_plain_within(word, allowance);
+        let tokenizer = self.guard.tokenizer();
+        let tokens = tokenizer.and_then(|tokenizer| tokenizer.encode_plain_within(word, allowance).ok());
         tokens.map_or(1, |tokens| tokens.len())
     }
 

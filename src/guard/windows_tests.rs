@@ -115,6 +115,7 @@ fn windows_have_at_most_the_tokens_that_are_asked_for() {
     for window in &found.windows {
         let tokens = guard
             .tokenizer()
+            .unwrap()
             .encode_plain(&messages[0].text()[window.bytes.clone()]);
         assert!(tokens.unwrap().len() <= 44, "words join at their edges only");
     }

@@ -15,10 +15,11 @@ use super::{
     device::Device,
     error::{DeviceLoss, LoadFailure, LoadRefusal, LookupError, RegistryError, UnknownPolicy},
     loader::ModelGroup,
-    model::{Declared, ModelEntry, ModelRole},
+    model::{Declared, ModelEntry, ModelRole, RemoteModel},
     operations::LoadAssessment,
     options::{RegistryOptions, StartOptions},
     placement::PassedOver,
+    remote::{ModelAccess, declare_remotes},
     residency::{Lease, Residency},
     start::StartProgress,
     state::{ModelState, Phase, StateWatch},
@@ -84,6 +85,8 @@ impl Registry {
             .flat_map(|group| group.members.iter().cloned())
             .collect();
         declared.sort_by_key(|declared| declared.position);
+        let remotes = declare_remotes(options.remotes, declared.len(), groups.len())?;
+        declared.extend(remotes.iter().cloned());
         if declared.is_empty() {
             return Err(RegistryError::NoModels);
         }
@@ -111,6 +114,7 @@ impl Registry {
         let devices = devices.collect::<Result<_, _>>().map_err(RegistryError::Engine)?;
         let residency = Arc::new(Residency::new(
             groups,
+            remotes.len(),
             policies,
             accounts,
             devices,
@@ -127,14 +131,21 @@ impl Registry {
         }))
     }
 
-    /// A lease on the target with this id, or on the default target for an empty id. Waits while it is being loaded.
-    pub async fn target(&self, id: &str) -> Result<Lease, LookupError> {
-        self.residency.acquire(self.in_role(id, ModelRole::Target)?).await
+    /// The target with this id, or the default target for an empty id. Waits while it is being loaded.
+    pub async fn target(&self, id: &str) -> Result<ModelAccess, LookupError> {
+        self.access(self.in_role(id, ModelRole::Target)?).await
     }
 
-    /// A lease on the guard with this id, or on the default guard for an empty id. Waits while it is being loaded.
-    pub async fn guard(&self, id: &str) -> Result<Lease, LookupError> {
-        self.residency.acquire(self.in_role(id, ModelRole::Guard)?).await
+    /// The guard with this id, or the default guard for an empty id. Waits while it is being loaded.
+    pub async fn guard(&self, id: &str) -> Result<ModelAccess, LookupError> {
+        self.access(self.in_role(id, ModelRole::Guard)?).await
+    }
+
+    async fn access(&self, declared: &Arc<Declared>) -> Result<ModelAccess, LookupError> {
+        match &declared.remote {
+            Some(model) => Ok(ModelAccess::Remote(Arc::clone(model))),
+            None => self.residency.acquire(declared).await.map(ModelAccess::Local),
+        }
     }
 
     /// A lease on the quality estimator with this id, or on the default one for an empty id. Waits while it is being
@@ -254,8 +265,17 @@ impl Registry {
         }
     }
 
-    /// Counts of the queue and KV pool of the model behind an id. All are zero while it is not in memory.
+    /// Counts of the queue and KV pool of the model behind an id. All are zero while it is not in memory. An endpoint has no KV
+    /// pool here.
     pub fn stats(&self, declared: &Declared) -> ModelStats {
+        if let Some(remote) = &declared.remote {
+            let load = remote.endpoint.load();
+            return ModelStats {
+                queued: load.waiting,
+                running: load.open,
+                ..ModelStats::default()
+            };
+        }
         let entry = self.residency.entry(declared);
         entry.map_or_else(ModelStats::default, |entry| {
             entry.resident.engine.stats(entry.resident.index)
@@ -322,6 +342,9 @@ impl Registry {
         declared: &Declared,
         precision: Option<Precision>,
     ) -> Result<u64, LoadRefusal> {
+        if declared.remote.is_some() {
+            return Err(LoadRefusal::Remote);
+        }
         let (residency, group) = (Arc::clone(&self.residency), declared.group);
         let span = tracing::Span::current();
         let begin = move || span.in_scope(|| residency.request_load(group, precision));
@@ -329,8 +352,12 @@ impl Registry {
         begun.unwrap_or(Err(LoadFailure::Closed.into()))
     }
 
-    /// Unloads the model behind an id, for all ids that share it. Open requests may finish within `limit`.
+    /// Unloads the model behind an id, for all ids that share it. Open requests may finish within `limit`. An endpoint stays as
+    /// it is.
     pub async fn unload_model(&self, declared: &Declared, limit: Duration) {
+        if declared.remote.is_some() {
+            return;
+        }
         let (residency, group) = (Arc::clone(&self.residency), declared.group);
         let span = tracing::Span::current();
         let unload = move || span.in_scope(|| residency.unload(group, limit));
@@ -338,19 +365,22 @@ impl Registry {
         let _ = tokio::task::spawn_blocking(unload).await;
     }
 
-    /// Sets whether the model behind an id is pinned, which means that it is never evicted.
+    /// Sets whether the model behind an id is pinned, which means that it is never evicted. An endpoint stays as it is.
     pub fn pin_model(&self, declared: &Declared, pinned: bool) {
-        self.residency.set_pinned(declared.group, pinned);
+        if declared.remote.is_none() {
+            self.residency.set_pinned(declared.group, pinned);
+        }
     }
 
     /// Whether the model behind an id is pinned.
     pub fn is_pinned(&self, declared: &Declared) -> bool {
-        self.residency.is_pinned(declared.group)
+        declared.remote.is_none() && self.residency.is_pinned(declared.group)
     }
 
-    /// The precision in which the model behind an id computes, or would if it were loaded now.
-    pub fn precision(&self, declared: &Declared) -> Precision {
-        self.residency.precision(declared.group)
+    /// The precision in which the model behind an id computes, or would if it were loaded now; `None` for an endpoint.
+    pub fn precision(&self, declared: &Declared) -> Option<Precision> {
+        let is_local = declared.remote.is_none();
+        is_local.then(|| self.residency.precision(declared.group))
     }
 
     /// What loading the model behind an id would take, and whether there is room. `precision` is that of the load, or the
@@ -360,7 +390,10 @@ impl Registry {
         declared: &Declared,
         precision: Option<Precision>,
     ) -> Result<LoadAssessment, RegistryError> {
-        self.residency.assess(declared.group, precision)
+        match &declared.remote {
+            Some(remote) => Err(RegistryError::Remote(remote.id.clone())),
+            None => self.residency.assess(declared.group, precision),
+        }
     }
 
     /// The devices, in the order of [`StartOptions::devices`], and the memory budget of each.
@@ -372,20 +405,26 @@ impl Registry {
             .collect()
     }
 
-    /// The device that the model behind an id is loaded onto.
-    pub fn device_of(&self, declared: &Declared) -> &DeviceInfo {
-        &self.residency.device_of(declared.group).info
+    /// The device that the model behind an id is loaded onto; `None` for an endpoint.
+    pub fn device_of(&self, declared: &Declared) -> Option<&DeviceInfo> {
+        self.local_device(declared).map(|device| &*device.info)
+    }
+
+    fn local_device(&self, declared: &Declared) -> Option<&Device> {
+        let is_local = declared.remote.is_none();
+        is_local.then(|| self.residency.device_of(declared.group))
     }
 
     /// What happened to the device of the model behind an id if it is lost; `None` while it works.
     pub fn device_loss(&self, declared: &Declared) -> Option<DeviceLoss> {
-        self.residency.device_of(declared.group).loss()
+        self.local_device(declared)?.loss()
     }
 
     /// Whether a step of the model behind an id has panicked, and the model has not been loaded again since.
     pub fn is_stopped(&self, declared: &Declared) -> bool {
-        let phase = self.residency.state().slots[declared.group].phase;
-        matches!(phase, Phase::Stopping | Phase::Stopped)
+        let state = self.residency.state();
+        let slot = state.slots.get(declared.group);
+        slot.is_some_and(|slot| matches!(slot.phase, Phase::Stopping | Phase::Stopped))
     }
 
     /// Whether all devices work.
@@ -398,12 +437,13 @@ impl Registry {
 
     /// Devices that automatic placement would have preferred for the model behind an id, and why it is not there.
     pub fn passed_over(&self, declared: &Declared) -> &[PassedOver] {
-        &self.residency.groups[declared.group].passed_over
+        let group = self.residency.groups.get(declared.group);
+        group.map_or(&[], |group| &group.passed_over)
     }
 
-    /// The limits of the engine of the device that the model behind an id is loaded onto.
-    pub fn engine_config(&self, declared: &Declared) -> &EngineConfig {
-        &self.residency.device_of(declared.group).config
+    /// The limits of the engine of the device that the model behind an id is loaded onto; `None` for an endpoint.
+    pub fn engine_config(&self, declared: &Declared) -> Option<&EngineConfig> {
+        self.local_device(declared).map(|device| &device.config)
     }
 
     /// Records that the model behind an id has answered, which ends a FAILED state.
@@ -415,6 +455,17 @@ impl Registry {
     /// are still tried then, and the first answer makes the ids READY again.
     pub fn record_fault(&self, entry: &ModelEntry) {
         self.residency.faulted(entry.group);
+    }
+
+    /// Records that an endpoint has answered, which ends a FAILED state.
+    pub fn record_remote_answer(&self, model: &RemoteModel) {
+        self.residency.answered(model.group);
+    }
+
+    /// Records that an endpoint has failed. After several failures in a row its id is FAILED. Requests are still tried then, and
+    /// the first answer makes it READY again.
+    pub fn record_remote_fault(&self, model: &RemoteModel) {
+        self.residency.faulted(model.group);
     }
 
     /// Marks every model DRAINING. The engine still accepts sequences, because open requests may need more of them (Score

@@ -95,6 +95,7 @@ pub(super) fn declare(groups: Vec<ModelGroup>) -> Result<Vec<DeclaredGroup>, Reg
                 roles: spec.roles,
                 policy,
                 adapter,
+                remote: None,
                 guard_kind: spec.guard_kind,
                 position,
                 group: index,

@@ -11,6 +11,7 @@ use crate::{
     memory::human_bytes,
     model::LoadError,
     model::spec::{DeviceName, Precision},
+    remote::EndpointError,
     text::{TemplateError, TokenizerError},
 };
 
@@ -70,6 +71,17 @@ pub enum RegistryError {
         /// Model id of the base.
         base: String,
     },
+    /// An endpoint cannot be used.
+    #[error("model `{id}`: its endpoint cannot be used")]
+    Endpoint {
+        /// Model id.
+        id: String,
+        /// What is wrong.
+        source: EndpointError,
+    },
+    /// It is asked what loading a model would take that is an endpoint.
+    #[error("model `{0}` is an endpoint: it is never loaded here")]
+    Remote(String),
     /// An id has no role.
     #[error("model `{0}` has no role: it must be a target, a guard or both")]
     NoRole(String),
@@ -354,6 +366,8 @@ pub enum LoadFailure {
 pub enum LoadRefusal {
     /// The load failed.
     Failed(LoadFailure),
+    /// It is an endpoint, which is never loaded here.
+    Remote,
     /// The model is in memory, or being loaded, in another precision.
     Precision {
         /// The precision that it has.
@@ -439,4 +453,6 @@ pub enum LookupError {
     DeviceLost(DeviceLoss),
     /// Its model is not in memory, and the server is shutting down.
     Closed,
+    /// It is an endpoint, and the request needs a model that is loaded here.
+    Remote,
 }

@@ -4,7 +4,7 @@
 //! [`Registry`] (`catalog.rs`) finds models by id. `residency.rs` loads, evicts and unloads them by the accounts in
 //! `accounts.rs`, which are one ledger (`budget.rs`) for the host's memory and one for each device (`device.rs`) that has
 //! memory of its own; `locate.rs` and `placement.rs` decide which device a model is on; `loader.rs` reads models from
-//! files; `assemble.rs` gives them to the engine of their device.
+//! files; `assemble.rs` gives them to the engine of their device. `remote.rs` has the models that engines on other machines compute.
 
 mod accounts;
 mod assemble;
@@ -25,6 +25,7 @@ mod model;
 mod operations;
 mod options;
 mod placement;
+mod remote;
 mod residency;
 mod start;
 mod state;
@@ -41,10 +42,14 @@ pub use self::{
         passed_over_text,
     },
     loader::{ModelGroup, ModelLoader, OpenedModel},
-    model::{Declared, DeclaredAdapter, ModelEntry, ModelRole, ModelSpec, Resident, ResidentAdapter},
+    model::{
+        Declared, DeclaredAdapter, ModelEntry, ModelRole, ModelSpec, RemoteModel, RemoteSpec, Resident,
+        ResidentAdapter,
+    },
     operations::{Feasibility, LoadAssessment},
     options::{RegistryOptions, StartOptions},
     placement::{PassReason, PassedOver},
+    remote::ModelAccess,
     residency::Lease,
     start::StartProgress,
     state::{ModelState, StateChange, StateWatch},

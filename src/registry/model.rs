@@ -1,6 +1,6 @@
 //! Model ids as they are configured, and what is in memory for them.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
 use super::placement::PassedOver;
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     guard::{Guard, GuardKind},
     model::spec::{DeviceChoice, Precision, PrecisionChoice},
     quality::PairEncoder,
+    remote::{EndpointOptions, RemoteEndpoint},
     text::{ChatTemplate, Tokenizer},
 };
 
@@ -49,6 +50,41 @@ pub struct ModelSpec {
     pub load: LoadPolicy,
     /// Whether it is never evicted to make room for another model.
     pub pinned: bool,
+}
+
+/// A model id that is an endpoint, as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteSpec {
+    /// What the model may be used for; at least one role.
+    pub roles: Vec<ModelRole>,
+    /// The guard prompt that the model was trained on, if it is a guard.
+    pub guard_kind: Option<GuardKind>,
+    /// A GGUF file or Hugging Face folder with the model's tokenizer and template. Its weights are not read.
+    pub tokenizer: Option<PathBuf>,
+    /// Where the model is, and how it is asked. Its id is the model's.
+    pub endpoint: EndpointOptions,
+}
+
+/// A model that an endpoint computes.
+pub struct RemoteModel {
+    /// The name that callers use.
+    pub id: String,
+    /// What the model may be used for.
+    pub roles: Vec<ModelRole>,
+    /// Asks it.
+    pub endpoint: RemoteEndpoint,
+    /// Builds prompts and reads verdicts, if it is a guard. It has a tokenizer only where the configuration names one.
+    pub guard: Option<Arc<Guard>>,
+    /// Its place behind the models that are loaded here, for its state.
+    pub(super) group: usize,
+}
+
+impl fmt::Debug for RemoteModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("RemoteModel");
+        shown.field("id", &self.id).field("roles", &self.roles);
+        shown.field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 /// A model in memory, shared by all ids that stand for it.
@@ -132,6 +168,8 @@ pub struct Declared {
     pub policy: LoadPolicy,
     /// The adapter that its model runs with for this id.
     pub adapter: Option<DeclaredAdapter>,
+    /// The endpoint that computes it; `None` for a model that is loaded here.
+    pub remote: Option<Arc<RemoteModel>>,
     pub(super) guard_kind: Option<GuardKind>,
     /// Position in the list of all ids.
     pub(super) position: usize,

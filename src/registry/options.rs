@@ -8,7 +8,7 @@ use super::{
     grouping::group,
     loader::ModelGroup,
     locate::{Placement, PlacementDevice},
-    model::ModelSpec,
+    model::{ModelSpec, RemoteSpec},
     placement::PassedOver,
 };
 use crate::{backend::Backend, config::DeterminismPolicy, guard::Policy, model::spec::PrecisionChoice};
@@ -16,7 +16,7 @@ use crate::{backend::Backend, config::DeterminismPolicy, guard::Policy, model::s
 /// Everything [`Registry::prepare`](super::Registry::prepare) needs.
 #[derive(Clone)]
 pub struct RegistryOptions {
-    /// The models to serve; at least one. Ids with the same canonical path, device and precision share one resident model.
+    /// The models to load; at least one unless there are [`StartOptions::remotes`]. Ids with the same canonical path, device and precision share one resident model.
     pub models: Vec<ModelSpec>,
     /// Upper limit on the context window, in tokens. A model's own window counts where it is shorter.
     pub max_context: Option<usize>,
@@ -57,6 +57,8 @@ pub struct StartOptions {
     pub default_guard: Option<String>,
     /// The quality estimator for requests that name none; the first one when absent.
     pub default_quality: Option<String>,
+    /// The models that endpoints compute.
+    pub remotes: Vec<RemoteSpec>,
     /// The policies by which requests may let guards judge. Each name occurs once.
     pub policies: Vec<Policy>,
     /// What is done about a model whose results may depend on what else is in its batch.

@@ -43,6 +43,8 @@ pub(super) struct Residency {
     /// What is done about models whose results may depend on what else is in their batch.
     determinism: DeterminismPolicy,
     pub(super) states: ModelStates,
+    /// Models that endpoints compute. They have states, behind those of the groups, and nothing else here.
+    remotes: usize,
     state: Mutex<ResidencyState>,
     /// Notified when a lease ends and when a phase changes.
     pub(super) changed: Condvar,
@@ -132,6 +134,7 @@ enum LeaseAttempt {
 impl Residency {
     pub(super) fn new(
         groups: Vec<DeclaredGroup>,
+        remotes: usize,
         policies: BTreeMap<String, Arc<Policy>>,
         accounts: Accounts,
         devices: Vec<Device>,
@@ -161,7 +164,14 @@ impl Residency {
             }
         };
         let residency = Self {
-            states: ModelStates::new(group_of.into_iter().map(|(_, group)| group).collect()),
+            states: ModelStates::new(
+                group_of
+                    .into_iter()
+                    .map(|(_, group)| group)
+                    .chain((0..remotes).map(|index| groups.len() + index))
+                    .collect(),
+            ),
+            remotes,
             state: Mutex::new(ResidencyState {
                 accounts,
                 slots: groups.iter().map(slot).collect(),
@@ -210,7 +220,9 @@ impl Residency {
             Phase::Unloaded | Phase::Ready if self.device_of(group).loss().is_some() => Phase::Broken,
             phase => phase,
         });
-        let phases: Vec<Phase> = phases.collect();
+        // Whether an endpoint answers is seen when it is asked.
+        let remotes = std::iter::repeat_n(Phase::Ready, self.remotes);
+        let phases: Vec<Phase> = phases.chain(remotes).collect();
         self.states.refresh(&phases, state.draining);
         for (device, pool) in state.accounts.pools() {
             record_memory(
@@ -230,6 +242,9 @@ impl Residency {
 
     /// A lease on the model behind an id. Waits while the model is being loaded; a lazy one is loaded for the request.
     pub(super) async fn acquire(self: &Arc<Self>, declared: &Declared) -> Result<Lease, LookupError> {
+        if declared.remote.is_some() {
+            return Err(LookupError::Remote);
+        }
         let mut states = self.states.subscribe();
         let mut awaited = None;
         loop {
@@ -552,7 +567,7 @@ impl Residency {
     /// The entry of an id whose model is in memory.
     pub(super) fn entry(&self, declared: &Declared) -> Option<Arc<ModelEntry>> {
         let state = self.state();
-        let mut entries = state.slots[declared.group].entries.iter();
+        let mut entries = state.slots.get(declared.group)?.entries.iter();
         entries.find(|entry| entry.id == declared.id).cloned()
     }
 

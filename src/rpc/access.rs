@@ -111,6 +111,11 @@ impl Tally {
         self.is_completion
     }
 
+    /// Counts tokens of an answer that have been counted elsewhere.
+    pub(crate) fn add_answer_tokens(&mut self, tokens: usize) {
+        self.answer_tokens += tokens as u64;
+    }
+
     /// Counts a token of an answer.
     pub(crate) fn add_answer_token(&mut self) {
         self.answer_tokens += 1;

@@ -36,9 +36,12 @@ impl AdminApi {
             return Err(ServiceError::field("name", "is required"));
         }
         let found = self.0.registry.find(name);
-        found
-            .cloned()
-            .map_err(|error| ServiceError::from_lookup(error, name))
+        let found = found.map_err(|error| ServiceError::from_lookup(error, name))?;
+        // What an endpoint computes is loaded and unloaded there.
+        match found.remote {
+            Some(_) => Err(ServiceError::RemoteUnsupported),
+            None => Ok(Arc::clone(found)),
+        }
     }
 
     fn model(&self, declared: &Declared) -> Option<proto::Model> {

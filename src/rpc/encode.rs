@@ -47,6 +47,16 @@ pub(crate) fn parts_size(tokenizer: &Tokenizer, lengths: impl Iterator<Item = us
     }
 }
 
+/// The size of texts with these lengths in bytes which are joined and not turned into tokens. There are a few copies of them while a
+/// prompt is made.
+pub(crate) fn joined_size(lengths: impl Iterator<Item = usize>) -> TextSize {
+    let bytes = lengths.fold(0usize, usize::saturating_add);
+    TextSize {
+        bytes,
+        working: bytes.saturating_mul(4),
+    }
+}
+
 /// Allows this many tokens, for as long as a caller waits for them.
 pub(crate) fn allowance(tokens: usize, watch: &Watch) -> Allowance<'_> {
     Allowance { tokens, watch }

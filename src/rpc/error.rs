@@ -11,6 +11,7 @@ use crate::{
         DeviceLoss, LoadFailure, LoadRefusal, LookupError, MemoryShortage, ModelRole, StartProgress,
         UnknownPolicy,
     },
+    remote::{RemoteError, RemotePhase},
     text::TokenCount,
 };
 
@@ -205,6 +206,10 @@ pub enum ServiceError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The model is an endpoint, with which this server cannot do what is asked. Use a model that is loaded here.
+    RemoteUnsupported,
+    /// The endpoint that computes the model gave no answer.
+    Endpoint(RemoteError),
     /// The model is being unloaded. Try again after the delay, or on another server.
     ModelUnloading {
         /// When to try again.
@@ -353,6 +358,7 @@ impl ServiceError {
             LookupError::Closed => Self::draining(),
             LookupError::Memory(shortage) => Self::DeviceMemory(shortage),
             LookupError::DeviceLost(DeviceLoss { device, .. }) => Self::DeviceLost { device },
+            LookupError::Remote => Self::RemoteUnsupported,
         }
     }
 
@@ -373,7 +379,25 @@ impl ServiceError {
                 Self::DeviceLost { device }
             }
             LoadRefusal::Failed(LoadFailure::Closed) => Self::draining(),
+            LoadRefusal::Remote => Self::RemoteUnsupported,
             LoadRefusal::Precision { has, requested } => Self::PrecisionMismatch { has, requested },
+        }
+    }
+
+    /// The error of a request to an endpoint that has no answer.
+    pub(crate) fn from_remote(error: RemoteError) -> Self {
+        match error {
+            RemoteError::QueueFull => Self::QueueFull {
+                retry_after: Duration::from_secs(1),
+            },
+            RemoteError::Deadline { phase } => Self::Deadline {
+                stage: match phase {
+                    RemotePhase::Queue => Stage::Queue,
+                    RemotePhase::Prefill => Stage::Prefill,
+                    RemotePhase::Decode => Stage::Decode,
+                },
+            },
+            error => Self::Endpoint(error),
         }
     }
 

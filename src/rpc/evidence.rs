@@ -7,7 +7,8 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use super::{
     call::Call,
     error::ServiceError,
-    judge::{guard_of, judge, prompt_size, retry_when_full},
+    judge::{judge, prompt_size, retry_when_full},
+    judged::guard_of,
     sequence::{Shared, WorkContext},
     usage,
     validate::{self, CheckedEvidence, ClassifyWork, ValidationContext},

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 use super::{
     call::Call,
     error::ServiceError,
-    generation::{Generation, prompt_tokens},
+    generation::{Generation, prepare},
     guarded_generation::{GuardedGeneration, event_of},
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
@@ -34,8 +34,8 @@ impl Open {
     async fn start(context: WorkContext, checked: CheckedGenerate) -> Result<Self, ServiceError> {
         let CheckedGenerate { work, guard } = checked;
         let context = context.prioritised(work.priority, Priority::Interactive);
-        let tokens = prompt_tokens(&context, &work).await?;
-        let generation = Generation::start(&context, work, tokens)?;
+        let prompt = prepare(&context, &work).await?;
+        let generation = Generation::start(&context, work, prompt)?;
         Ok(match guard {
             None => Self::Unguarded(Box::new(generation)),
             Some(guard) => Self::Guarded(Box::new(GuardedGeneration::new(&context, generation, guard))),

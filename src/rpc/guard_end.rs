@@ -60,6 +60,7 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::DeviceMemory(_)
         | ServiceError::ModelFailed
         | ServiceError::DeviceLost { .. }
+        | ServiceError::Endpoint(_)
         | ServiceError::NumericFault
         | ServiceError::DeviceFault
         | ServiceError::WorkerPanic
@@ -75,6 +76,7 @@ pub(crate) fn reason_of(error: &ServiceError) -> Option<Reason> {
         | ServiceError::NoDefaultModel { .. }
         | ServiceError::CapabilityMissing { .. }
         | ServiceError::ChatTemplateMissing
+        | ServiceError::RemoteUnsupported
         | ServiceError::TooManyCalls { .. }
         | ServiceError::ServerLoading { .. }
         | ServiceError::PrecisionMismatch { .. }

@@ -10,9 +10,10 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     error::ServiceError,
-    generation::{CutEnd, Delta, Finished, Generation, Piece},
+    generation::Generation,
     guard_end::{End, Reason},
     guarding::{Guarding, Looked},
+    pieces::{CutEnd, Delta, Finished, Piece},
     sequence::WorkContext,
     validate::GuardWork,
     withheld::Withheld,
@@ -236,7 +237,7 @@ impl GuardedGeneration {
                     event,
                     computed_after,
                 } = self.generation.cut_end().await;
-                (event, Some(computed_after))
+                (event, computed_after)
             }
         };
         if matches!(end.reason, Reason::Policy | Reason::GuardFailed) {

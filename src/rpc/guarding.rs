@@ -151,12 +151,14 @@ impl Guarding {
         if self.look.is_some() {
             return;
         }
-        let tokenizer = Arc::clone(match &self.work.before.guard.guard {
-            Some(guard) => guard.tokenizer(),
-            None => &self.work.before.guard.resident.tokenizer,
-        });
-        // A word that cannot be encoded counts as one token. The look will say what is wrong with it.
-        let count = |word: &str| tokenizer.encode_plain(word).map_or(1, |tokens| tokens.len());
+        let guard = self.work.before.guard.guard().cloned();
+        // A word that cannot be encoded counts as one token, and the look will say what is wrong with it. So does each word where the
+        // guard's tokenizer is not known.
+        let count = |word: &str| {
+            let tokenizer = guard.as_ref().and_then(|guard| guard.tokenizer());
+            let tokens = tokenizer.and_then(|tokenizer| tokenizer.encode_plain(word).ok());
+            tokens.map_or(1, |tokens| tokens.len())
+        };
         let (stage, at) = match self.planner.next(self.text.text(), count) {
             Some(at) => (LookStage::Interim, at),
             None if self.is_complete => (LookStage::Final, self.text.text().len()),

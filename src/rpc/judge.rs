@@ -5,8 +5,9 @@ use std::{future::Future, sync::Arc};
 use super::{
     category_probabilities, encode,
     error::{ServiceError, TextOrigin, Violation},
-    generation::template_error,
-    label, provenance,
+    judged::{GuardPrompt, JudgedPrompt, guard_of, told},
+    local_generation::template_error,
+    provenance, remote_judge,
     sequence::{Sequence, WorkContext},
     text_work::TextSize,
     token_quota::PromptLimit,
@@ -14,36 +15,15 @@ use super::{
 };
 use crate::{
     engine::Event,
-    guard::{
-        ContentKind, Guard, LeftOut, MessagePlace, MessageUse, Policy, PromptError, Refusal, SentMessage,
-        TurnPlan, judged_role,
-    },
-    proto::{self, message_use},
-    registry::ModelRole,
+    guard::{Guard, Policy, PromptError, SentMessage, TurnPlan, judged_role},
+    proto,
+    registry::ModelAccess,
 };
-
-/// The prompt of a conversation, whose last message is judged.
-pub(crate) struct JudgedPrompt {
-    pub(crate) tokens: Vec<u32>,
-    /// What became of each message of the conversation.
-    pub(crate) uses: Vec<MessageUse>,
-}
 
 /// Judges the last message of a conversation.
 pub(crate) async fn judge(context: &WorkContext, work: ClassifyWork) -> Result<proto::Verdict, ServiceError> {
     let prompt = judged_prompt(context, &work).await?;
     verdict(context, &work, prompt).await
-}
-
-/// The guard of a Classify.
-pub(crate) fn guard_of(work: &ClassifyWork) -> Result<&Arc<Guard>, ServiceError> {
-    work.guard
-        .guard
-        .as_ref()
-        .ok_or_else(|| ServiceError::CapabilityMissing {
-            has: work.guard.roles.clone(),
-            needs: ModelRole::Guard,
-        })
 }
 
 /// The plan of a conversation.
@@ -61,7 +41,11 @@ pub(crate) fn plan(guard: &Guard, work: &ClassifyWork) -> Result<TurnPlan, Servi
 pub(crate) fn prompt_size(guard: &Guard, work: &ClassifyWork) -> TextSize {
     let policy_bytes = work.policy.as_ref().map_or(0, |policy| policy.lines().len());
     let messages = work.messages.iter().map(|message| message.bytes());
-    encode::parts_size(guard.tokenizer(), messages.chain([policy_bytes]))
+    let lengths = messages.chain([policy_bytes]);
+    match guard.tokenizer() {
+        Some(tokenizer) => encode::parts_size(tokenizer, lengths),
+        None => encode::joined_size(lengths),
+    }
 }
 
 /// Waits for a turn to work on text, and makes the prompt.
@@ -70,20 +54,30 @@ pub(crate) async fn judged_prompt(
     work: &ClassifyWork,
 ) -> Result<JudgedPrompt, ServiceError> {
     let guard = guard_of(work)?;
-    context.record.note(|tally| tally.add_model(&work.guard.id));
+    context.record.note(|tally| tally.add_model(work.guard.id()));
     let plan = plan(guard, work)?;
-    let output = guard.output_spec(judged_role(&work.messages), work.policy.as_deref());
-    let model = encode::longest_judged_prompt(&work.guard.resident.limits, output.max_new_tokens);
-    let limit = PromptLimit::new(&context.shared, &context.tenant, model, output.max_new_tokens)?;
+    let answer_tokens = guard.answer_tokens(work.policy.as_deref());
+    let model = match &work.guard {
+        ModelAccess::Local(entry) => encode::longest_judged_prompt(&entry.resident.limits, answer_tokens),
+        ModelAccess::Remote(model) => remote_judge::longest_prompt(context, model, answer_tokens).await?,
+    };
+    let limit = PromptLimit::new(&context.shared, &context.tenant, model, answer_tokens)?;
     let most = limit.tokens();
     let size = prompt_size(guard, work);
     let (prompter, work) = (Arc::clone(guard), work.clone());
     let prompt = context.with_text(size, move |watch| {
-        let allowance = encode::allowance(most, watch);
-        let tokens = prompter.prompt_of(&work.messages, &plan, work.policy.as_deref(), allowance);
+        let (messages, policy) = (&work.messages, work.policy.as_deref());
+        let prompt = match prompter.tokenizer() {
+            Some(_) => prompter
+                .prompt_of(messages, &plan, policy, encode::allowance(most, watch))
+                .map(GuardPrompt::Tokens),
+            None => prompter
+                .text_prompt_of(messages, &plan, policy)
+                .map(GuardPrompt::Text),
+        };
         Ok(JudgedPrompt {
-            tokens: tokens.map_err(|error| prompt_error(error, &work, &prompter, most))?,
-            uses: plan.uses(&work.messages),
+            prompt: prompt.map_err(|error| prompt_error(error, &work, &prompter, most))?,
+            uses: plan.uses(messages),
         })
     });
     prompt.await.map_err(|error| limit.explain(error))
@@ -105,9 +99,33 @@ pub(crate) fn prompt_error(
         PromptError::Template(error) => template_error(&error, &fields.conversation),
         PromptError::Tokenizer(error) => {
             let texts = prompt_texts(fields, &work.messages, work.policy.as_deref());
-            encode::token_error(&error, most, guard.tokenizer(), texts)
+            match guard.tokenizer() {
+                Some(tokenizer) => encode::token_error(&error, most, tokenizer, texts),
+                None => ServiceError::TextFault,
+            }
         }
+        PromptError::SpecialToken { token } => {
+            let texts = prompt_texts(fields, &work.messages, work.policy.as_deref());
+            special_token_error(&token, texts, &fields.conversation)
+        }
+        PromptError::NoTokenizer => ServiceError::TextFault,
     }
+}
+
+/// The error of a text that spells a special token, for a guard whose prompts are sent as texts. `conversation` is the field of all
+/// messages, which counts where it is spelled by several of them together.
+fn special_token_error(token: &str, texts: Vec<(TextOrigin, &str)>, conversation: &str) -> ServiceError {
+    let found = texts.into_iter().find(|(_, text)| text.contains(token));
+    let (field, whose) = match found {
+        Some((TextOrigin::Field(field), _)) => (field, ""),
+        Some((TextOrigin::Answer { guard }, _)) => (guard, "the answer that it should judge "),
+        None => (conversation.to_owned(), ""),
+    };
+    let reason = format!(
+        "{whose}spells `{token}`, which the guard's endpoint would take for a special token, because it is sent this guard's prompts as \
+         texts: leave it out, or configure the guard's tokenizer, with which it is sent tokens"
+    );
+    ServiceError::field(field, reason)
 }
 
 /// Lets the guard answer a prompt.
@@ -117,10 +135,21 @@ pub(crate) async fn verdict(
     prompt: JudgedPrompt,
 ) -> Result<proto::Verdict, ServiceError> {
     let guard = guard_of(work)?;
-    let (entry, policy, field) = (&work.guard, &work.policy, &work.fields.conversation);
+    let (policy, field) = (&work.policy, &work.fields.conversation);
+    let entry = match &work.guard {
+        ModelAccess::Local(entry) => entry,
+        ModelAccess::Remote(model) => return remote_judge::verdict(context, work, model, prompt).await,
+    };
     let judged = judged_role(&work.messages);
     let output = guard.output_spec(judged, policy.as_deref());
-    let JudgedPrompt { tokens: prompt, uses } = prompt;
+    let JudgedPrompt {
+        prompt: GuardPrompt::Tokens(prompt),
+        uses,
+    } = prompt
+    else {
+        // Only endpoints are sent texts.
+        return Err(ServiceError::TextFault);
+    };
     let tree = match work.category_probabilities {
         true => guard.category_tree(policy.as_deref()),
         false => None,
@@ -143,22 +172,13 @@ pub(crate) async fn verdict(
         return Err(ServiceError::DeviceFault);
     }
     let verdict = guard.verdict(judged, &probes, &tokens, policy.as_deref());
-    let label = label::told(verdict.label);
-    let refusal = match verdict.refusal {
-        Some(Refusal::Refused) => proto::Refusal::Refused,
-        Some(Refusal::Answered) => proto::Refusal::Answered,
-        None => proto::Refusal::Unspecified,
-    };
-    metrics::counter!("babelward_verdicts_total", "model" => entry.id.clone(), "label" => label::label_name(label))
-        .increment(1);
-    context.shared.verdicts.add(&entry.id, label);
     let (shares, category_usage) = match (&tree, &asked, verdict.unsafe_score) {
         (Some(tree), Some(prompt), Some(_)) => {
             let read = category_probabilities::read(context, entry, prompt, tree, field).await?;
             (read.probabilities, Some(read.usage))
         }
         // Heads have said it with the label.
-        (None, _, Some(_)) if work.category_probabilities => (verdict.category_shares, None),
+        (None, _, Some(_)) if work.category_probabilities => (verdict.category_shares.clone(), None),
         _ => (Vec::new(), None),
     };
     let judged_by = guard.categories(policy.as_deref()).iter();
@@ -170,70 +190,19 @@ pub(crate) async fn verdict(
             display_name: category.name.clone(),
         })
         .collect();
-    let categories = verdict.categories.into_iter();
     Ok(proto::Verdict {
-        label: label.into(),
-        unsafe_score: verdict.unsafe_score,
-        controversial_score: verdict.controversial_score,
-        refusal: refusal.into(),
         category_probabilities,
         category_usage,
-        label_mass: verdict.label_mass,
-        categories: categories
-            .map(|(category, display_name)| proto::CategoryResult {
-                category,
-                display_name,
-            })
-            .collect(),
-        raw_output: verdict.raw_output,
         usage: Some(provenance::usage(&summary)),
         timing: Some(provenance::timing(&summary, sequence.elapsed())),
-        provenance: Some(proto::Provenance {
-            policy: policy
-                .as_ref()
-                .map_or_else(String::new, |policy| policy.name().to_owned()),
-            policy_digest: policy
-                .as_ref()
-                .map_or_else(String::new, |policy| policy.digest().to_owned()),
-            ..provenance::provenance(entry, guard.template_digest(), None)
-        }),
-        message_uses: message_uses(&uses),
-        windows: Vec::new(),
+        ..told(
+            context,
+            work,
+            verdict,
+            &uses,
+            provenance::provenance(entry, guard.template_digest(), None),
+        )
     })
-}
-
-/// What became of each message, for the answer.
-pub(crate) fn message_uses(uses: &[MessageUse]) -> Vec<proto::MessageUse> {
-    let number = provenance::count;
-    let uses = uses.iter().enumerate();
-    uses.map(|(index, one)| {
-        let (place, turn, reason) = match one.place {
-            MessagePlace::Judged { turn } => (message_use::Use::Judged, Some(turn), None),
-            MessagePlace::Context { turn } => (message_use::Use::Context, Some(turn), None),
-            MessagePlace::LeftOut(reason) => (message_use::Use::LeftOut, None, Some(reason)),
-        };
-        let reason = match reason {
-            None => message_use::Reason::Unspecified,
-            Some(LeftOut::System) => message_use::Reason::System,
-            Some(LeftOut::EarlierExchange) => message_use::Reason::EarlierExchange,
-            Some(LeftOut::NoRoom) => message_use::Reason::NoRoom,
-        };
-        let omitted = one.omitted.iter().map(|kind| match kind {
-            ContentKind::Image => proto::ContentKind::Image,
-            ContentKind::Audio => proto::ContentKind::Audio,
-            ContentKind::Video => proto::ContentKind::Video,
-            ContentKind::File => proto::ContentKind::File,
-        });
-        proto::MessageUse {
-            message: number(index),
-            r#use: place.into(),
-            turn: turn.map(number),
-            reason: reason.into(),
-            omitted_parts: omitted.map(i32::from).collect(),
-            cut_bytes: one.cut_bytes as u64,
-        }
-    })
-    .collect()
 }
 
 /// All texts of a guard's prompt that are not its own, with the origin of each.

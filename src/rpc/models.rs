@@ -55,7 +55,7 @@ impl ModelApi {
         })
     }
 
-    fn get(&self, request: &proto::GetModelRequest) -> Result<proto::GetModelResponse, ServiceError> {
+    async fn get(&self, request: &proto::GetModelRequest) -> Result<proto::GetModelResponse, ServiceError> {
         let registry = &self.0.registry;
         if request.name.is_empty() {
             return Err(ServiceError::field("name", "is required"));
@@ -63,6 +63,10 @@ impl ModelApi {
         let declared = registry
             .find(&request.name)
             .map_err(|error| ServiceError::from_lookup(error, &request.name))?;
+        if let Some(remote) = &declared.remote {
+            // Read anew if the last time is too long ago.
+            remote.endpoint.description().await;
+        }
         Ok(proto::GetModelResponse {
             model: Some(provenance::model(registry, declared, registry.state(declared))),
         })
@@ -123,7 +127,7 @@ impl proto::model_service_server::ModelService for ModelApi {
     ) -> Result<Response<proto::GetModelResponse>, Status> {
         let call = Call::of(&request)?;
         let call = call.names_model(&self.0.registry, &request.get_ref().name);
-        call.unary(async { self.get(request.get_ref()) }).await
+        call.unary(self.get(request.get_ref())).await
     }
 
     async fn count_tokens(

@@ -9,10 +9,14 @@ use crate::{
     guard::{Guard, JudgedRole, Policy},
     proto,
     registry::{
-        Declared, DeviceLoss, LoadPolicy, ModelEntry, ModelRole, ModelState, Registry, ResidentAdapter,
-        passed_over_text,
+        Declared, DeviceLoss, LoadPolicy, ModelAccess, ModelEntry, ModelRole, ModelState, Registry,
+        RemoteModel, ResidentAdapter, passed_over_text,
     },
+    remote::{EndpointDescription, RemoteTimes, ReportedEngine},
 };
+
+/// The device of what an endpoint computes.
+const REMOTE: &str = "remote";
 
 /// What an answer was computed with. `template_digest` is empty for raw text, and `seed` is absent for greedy answers. The
 /// caller adds a policy that is not the guard's own.
@@ -42,7 +46,7 @@ pub(crate) fn provenance(entry: &ModelEntry, template_digest: &str, seed: Option
 /// What a guard's scores of messages of one side depend on, which a calibrator must have been fitted for. `policy` is what it judges
 /// by, if not its own.
 pub(crate) fn computed_by(
-    entry: &ModelEntry,
+    model: &ModelAccess,
     guard: &Guard,
     policy: Option<&Policy>,
     judged: JudgedRole,
@@ -54,7 +58,11 @@ pub(crate) fn computed_by(
         template_digest,
         precision,
         ..
-    } = provenance(entry, guard.template_digest(), None);
+    } = match model {
+        ModelAccess::Local(entry) => provenance(entry, guard.template_digest(), None),
+        // Nothing says which weights it computes with, so no calibrator was fitted for it.
+        ModelAccess::Remote(model) => remote_guard_provenance(model, guard, &ReportedBy::default()),
+    };
     FittedFor {
         model_digest,
         adapter_digest,
@@ -66,6 +74,97 @@ pub(crate) fn computed_by(
             JudgedRole::User => JudgedSide::Prompt,
             JudgedRole::Agent => JudgedSide::Answer,
         },
+    }
+}
+
+/// What an endpoint has said of itself: with an answer, and on its own pages.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReportedBy {
+    pub(crate) engine: ReportedEngine,
+    pub(crate) description: EndpointDescription,
+}
+
+/// What is known of an answer that an endpoint computed. `seed` is absent for greedy answers.
+pub(crate) fn remote_provenance(
+    model: &RemoteModel,
+    reported: &ReportedBy,
+    seed: Option<u64>,
+) -> proto::Provenance {
+    proto::Provenance {
+        server_version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: model.id.clone(),
+        device: REMOTE.to_owned(),
+        determinism: proto::Determinism::BestEffort.into(),
+        seed,
+        remote: Some(remote_engine(model, reported)),
+        ..proto::Provenance::default()
+    }
+}
+
+/// What is known of a verdict that an endpoint computed.
+pub(crate) fn remote_guard_provenance(
+    model: &RemoteModel,
+    guard: &Guard,
+    reported: &ReportedBy,
+) -> proto::Provenance {
+    let tokenizer = guard.tokenizer();
+    proto::Provenance {
+        tokenizer_digest: tokenizer.map_or_else(String::new, |tokenizer| tokenizer.digest().to_owned()),
+        template_digest: guard.template_digest().to_owned(),
+        ..remote_provenance(model, reported, None)
+    }
+}
+
+fn remote_engine(model: &RemoteModel, reported: &ReportedBy) -> proto::RemoteEngine {
+    let options = model.endpoint.options();
+    let ReportedBy { engine, description } = reported;
+    let text = |said: &Option<String>| said.clone().unwrap_or_default();
+    proto::RemoteEngine {
+        endpoint: options.url.to_string(),
+        model: options.model.clone(),
+        reported_model: text(&engine.model),
+        reported_fingerprint: text(&engine.fingerprint),
+        software: text(&description.software),
+        software_version: text(&description.version),
+        context_tokens: description.context_tokens.unwrap_or_default(),
+    }
+}
+
+/// A model id that an endpoint computes, as ModelService describes it.
+fn remote_model(
+    registry: &Registry,
+    declared: &Declared,
+    remote: &RemoteModel,
+    state: ModelState,
+) -> proto::Model {
+    let stats = registry.stats(declared);
+    let reported = ReportedBy {
+        description: remote.endpoint.known_description(),
+        ..ReportedBy::default()
+    };
+    let (state, error) = match state {
+        ModelState::Failed => (
+            proto::model::State::Failed,
+            "its endpoint has failed several times in a row; the server's log says how".to_owned(),
+        ),
+        ModelState::Draining => (proto::model::State::Draining, String::new()),
+        ModelState::Ready | ModelState::Unloaded | ModelState::Loading => {
+            (proto::model::State::Ready, String::new())
+        }
+    };
+    let capabilities = declared.roles.iter();
+    proto::Model {
+        name: declared.id.clone(),
+        capabilities: capabilities.map(|role| capability(*role).into()).collect(),
+        state: state.into(),
+        error,
+        queue_depth: count(stats.queued),
+        in_flight: count(stats.running),
+        max_batch_size: count(remote.endpoint.options().concurrency),
+        context_tokens: reported.description.context_tokens.unwrap_or_default(),
+        device: REMOTE.to_owned(),
+        remote: Some(remote_engine(remote, &reported)),
+        ..proto::Model::default()
     }
 }
 
@@ -96,11 +195,28 @@ pub(crate) fn timing(summary: &SequenceSummary, total: Duration) -> proto::Timin
     }
 }
 
+/// The times of a request to an endpoint, whose answer came as a whole; `total` is the time from its beginning to its end.
+pub(crate) fn remote_timing(times: &RemoteTimes, total: Duration) -> proto::Timing {
+    proto::Timing {
+        queue: Some(duration(times.queue)),
+        prefill: Some(duration(times.prefill)),
+        decode: Some(duration(Duration::ZERO)),
+        total: Some(duration(total)),
+        max_batch_size: 0,
+    }
+}
+
 /// A model id as ModelService describes it.
 pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState) -> proto::Model {
+    if let Some(remote) = &declared.remote {
+        return remote_model(registry, declared, remote, state);
+    }
     let entry = registry.resident(declared);
     let stats = registry.stats(declared);
     let (engine, device) = (registry.engine_config(declared), registry.device_of(declared));
+    let [max_batch_size, max_batch_tokens] = engine.map_or([0; 2], |engine| {
+        [engine.max_batch_sequences, engine.max_batch_tokens].map(count)
+    });
     let (state, error) = match state {
         ModelState::Unloaded => (proto::model::State::Unloaded, String::new()),
         ModelState::Loading => (proto::model::State::Loading, String::new()),
@@ -126,16 +242,19 @@ pub(crate) fn model(registry: &Registry, declared: &Declared, state: ModelState)
         name: declared.id.clone(),
         capabilities: capabilities.map(|role| capability(*role).into()).collect(),
         state: state.into(),
-        max_batch_size: count(engine.max_batch_sequences),
-        max_batch_tokens: count(engine.max_batch_tokens),
+        max_batch_size,
+        max_batch_tokens,
         error,
         queue_depth: count(stats.queued),
         in_flight: count(stats.running),
         load: load_policy(declared.policy).into(),
         pinned: registry.is_pinned(declared),
-        precision: proto::Precision::from(registry.precision(declared)).into(),
-        instruction_set: device.architecture.clone(),
-        device: device.name.to_string(),
+        precision: registry
+            .precision(declared)
+            .map_or(proto::Precision::Unspecified, proto::Precision::from)
+            .into(),
+        instruction_set: device.map_or_else(String::new, |device| device.architecture.clone()),
+        device: device.map_or_else(String::new, |device| device.name.to_string()),
         device_note: passed_over_text(registry.passed_over(declared)),
         adapter: declared.adapter.as_ref().map(|adapter| proto::Adapter {
             base: adapter.base.clone(),
@@ -196,7 +315,7 @@ pub(crate) fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-fn duration(value: Duration) -> prost_types::Duration {
+pub(crate) fn duration(value: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(value).unwrap_or_default()
 }
 

@@ -9,8 +9,9 @@ use super::{
     call::Call,
     decision::{Decided, DecidedAbout},
     error::ServiceError,
-    generation::{Finished, PromptTokens, complete, prompt_tokens},
+    generation::{PreparedPrompt, complete, prepare},
     judge::{judge, retry_when_full},
+    pieces::Finished,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
     validate::{self, ClassifyWork, JudgedMessages, ScoreWork, ValidationContext},
@@ -39,9 +40,9 @@ async fn score(
     let work = Arc::new(validate::score(request, &path, &validation).await?);
     let context = context.prioritised(work.generate.priority, Priority::Interactive);
     // All samples have the same prompt.
-    let tokens = Arc::new(prompt_tokens(&context, &work.generate).await?);
+    let prompt = Arc::new(prepare(&context, &work.generate).await?);
     let samples =
-        (0..work.samples).map(|index| sample(&context, Arc::clone(&work), Arc::clone(&tokens), index));
+        (0..work.samples).map(|index| sample(&context, Arc::clone(&work), Arc::clone(&prompt), index));
     // The first failure drops the other samples, which cancels them.
     let samples = future::try_join_all(samples).await?;
     let count_of = |label: proto::Label| {
@@ -66,7 +67,7 @@ async fn score(
 async fn sample(
     context: &WorkContext,
     work: Arc<ScoreWork>,
-    tokens: Arc<PromptTokens>,
+    prompt: Arc<PreparedPrompt>,
     index: u32,
 ) -> Result<proto::ScoredSample, ServiceError> {
     let mut generate = work.generate.clone();
@@ -74,7 +75,7 @@ async fn sample(
         seed: generate.sampling.seed.wrapping_add(u64::from(index)),
         ..generate.sampling
     };
-    let answer = complete(context, generate, &tokens).await?;
+    let answer = complete(context, generate, &prompt).await?;
     let mut messages = work.generate.messages();
     // An empty answer is judged too: the guard sees that the model said nothing.
     messages.push(Arc::new(SentMessage::plain(

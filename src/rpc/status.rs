@@ -16,6 +16,7 @@ use crate::{
     memory::human_bytes,
     proto,
     registry::ModelRole,
+    remote::RemoteError,
     text::TokenCount,
 };
 
@@ -93,6 +94,10 @@ reasons! {
     QuotaTokens = "QUOTA_TOKENS" => ResourceExhausted;
     AdminElsewhere = "ADMIN_ELSEWHERE" => PermissionDenied;
     AdminDisabled = "ADMIN_DISABLED" => PermissionDenied;
+    RemoteUnsupported = "REMOTE_UNSUPPORTED" => FailedPrecondition;
+    EndpointUnavailable = "ENDPOINT_UNAVAILABLE" => Unavailable;
+    EndpointRefused = "ENDPOINT_REFUSED" => FailedPrecondition;
+    EndpointInvalid = "ENDPOINT_INVALID" => Internal;
     ModelUnloading = "MODEL_UNLOADING" => Unavailable;
     ModelFailed = "MODEL_FAILED" => Unavailable;
     DeviceLost = "DEVICE_LOST" => Unavailable;
@@ -102,6 +107,28 @@ reasons! {
     TextFault = "TEXT_FAULT" => Internal;
     HttpUnsupported = "HTTP_UNSUPPORTED" => Unimplemented;
     HttpOrigin = "HTTP_ORIGIN" => PermissionDenied;
+}
+
+/// What an endpoint's error is to a caller, and when to try again. An endpoint that is not there or is busy may be later; what one
+/// refuses, or says wrongly, stays so until somebody changes it.
+fn endpoint_reason(error: &RemoteError) -> (Reason, Option<Duration>) {
+    const SOON: Duration = Duration::from_secs(1);
+    match error {
+        RemoteError::Status {
+            code, retry_after, ..
+        } if *code >= 500 || *code == 429 => (Reason::EndpointUnavailable, Some(retry_after.unwrap_or(SOON))),
+        RemoteError::Connect { .. }
+        | RemoteError::Tls { .. }
+        | RemoteError::Broken
+        | RemoteError::Failed { .. }
+        | RemoteError::Stalled { .. }
+        | RemoteError::QueueFull
+        | RemoteError::Deadline { .. } => (Reason::EndpointUnavailable, Some(SOON)),
+        RemoteError::Status { .. } | RemoteError::Filtered | RemoteError::NoLogprobs => {
+            (Reason::EndpointRefused, None)
+        }
+        RemoteError::Malformed { .. } | RemoteError::TooLarge { .. } => (Reason::EndpointInvalid, None),
+    }
 }
 
 /// What an error says to its caller.
@@ -412,6 +439,20 @@ impl ServiceError {
                     .to_owned(),
             )
             .with("model", model),
+            Self::RemoteUnsupported => Report::new(
+                Reason::RemoteUnsupported,
+                "the model is an endpoint on another machine, with which this server cannot do this: use a model that is \
+                 loaded here"
+                    .to_owned(),
+            ),
+            Self::Endpoint(error) => {
+                let (reason, retry_after) = endpoint_reason(error);
+                let report = Report::new(reason, format!("the model's endpoint gave no answer: {error}"));
+                match retry_after {
+                    Some(retry_after) => report.retry(retry_after),
+                    None => report,
+                }
+            }
             Self::ModelLoadFailed { cause } => {
                 let report = Report::new(
                     Reason::ModelLoadFailed,

@@ -9,7 +9,8 @@ use super::{
     clock::now,
     encode,
     error::ServiceError,
-    judge::{self, JudgedPrompt, guard_of, judged_prompt, prompt_error, prompt_size},
+    judge::{self, judged_prompt, prompt_error, prompt_size},
+    judged::{GuardPrompt, JudgedPrompt, guard_of},
     sequence::WorkContext,
     text_work::TextSize,
     validate::ClassifyWork,
@@ -85,7 +86,7 @@ async fn judge_windows(
         .into_iter()
         .map(|TextWindow { bytes, prompt }| async move {
             let prompt = JudgedPrompt {
-                tokens: prompt,
+                prompt: GuardPrompt::Tokens(prompt),
                 uses: uses.clone(),
             };
             let verdict = judge::verdict(context, work, prompt).await?;

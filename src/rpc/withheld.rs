@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::generation::Delta;
+use super::pieces::Delta;
 use crate::proto;
 
 /// Deltas in their order, of which none has been sent as a whole.

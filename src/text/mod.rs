@@ -45,5 +45,5 @@ pub use error::{TokenCount, TokenizerError};
 pub use marks::Rendered;
 pub(crate) use python::strip;
 pub use segment::Segment;
-pub use stream::{StopMatcher, TextStream};
+pub use stream::{StopMatcher, StopStrings, TextStream};
 pub use tokenizer::Tokenizer;

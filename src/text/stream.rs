@@ -43,7 +43,7 @@ impl TextStream {
 
     /// Bytes that tokens have brought and that are not text yet.
     pub fn held_bytes(&self) -> usize {
-        self.stops.held.len() + self.pending.len()
+        self.stops.held_bytes() + self.pending.len()
     }
 
     /// The stop string that was found, if any. There is no text after it.
@@ -57,7 +57,7 @@ impl TextStream {
             return String::new();
         }
         let rest = String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned();
-        let mut text = std::mem::take(&mut self.stops.held);
+        let mut text = self.stops.finish();
         text.push_str(&rest);
         text
     }
@@ -93,8 +93,8 @@ fn take_whole(bytes: &mut Vec<u8>) -> String {
     text
 }
 
-/// Finds stop strings in text that arrives in pieces.
-struct StopStrings {
+/// Finds stop strings in text that arrives in pieces: the one that is complete first, of two that end together the longer one.
+pub struct StopStrings {
     stops: Vec<String>,
     found: Option<usize>,
     /// Text that may be the beginning of a stop string.
@@ -102,7 +102,8 @@ struct StopStrings {
 }
 
 impl StopStrings {
-    fn new(stops: &[String]) -> Self {
+    /// For these stop strings.
+    pub fn new(stops: &[String]) -> Self {
         Self {
             stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
             found: None,
@@ -110,12 +111,23 @@ impl StopStrings {
         }
     }
 
-    fn stopped(&self) -> Option<&str> {
+    /// The stop string that was found, if any. There is no text after it.
+    pub fn stopped(&self) -> Option<&str> {
         self.found.and_then(|i| self.stops.get(i)).map(String::as_str)
     }
 
+    /// Bytes that may be the beginning of a stop string.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Ends the text, and returns what was held back.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
     /// Takes text, and returns the text that is certainly in front of any stop string.
-    fn push(&mut self, text: &str) -> String {
+    pub fn push(&mut self, text: &str) -> String {
         if self.found.is_some() {
             return String::new();
         }

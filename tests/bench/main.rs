@@ -10,6 +10,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/endpoint.rs"]
+mod endpoint;
 #[path = "../common/estimators.rs"]
 mod estimators;
 #[path = "../common/planted.rs"]
@@ -33,6 +35,7 @@ mod job;
 mod kill;
 mod paper;
 mod policy;
+mod remote;
 mod rescore;
 mod resume;
 mod shards;

@@ -21,7 +21,7 @@ use babelward::{
     },
     registry::{
         DeterminismPolicy, DeviceOptions, KvSize, LoadPolicy, MemoryOptions, MemoryOwner, ModelGroup,
-        ModelLoader, ModelRole, ModelSpec, OpenedModel, Registry, RegistryError, StartOptions,
+        ModelLoader, ModelRole, ModelSpec, OpenedModel, Registry, RegistryError, RemoteSpec, StartOptions,
     },
     rpc::{self, Listeners, Security, ServeError, ServerOptions},
     text::{ChatTemplate, Tokenizer},
@@ -48,6 +48,8 @@ pub struct Setup {
     pub guard: GuardKind,
     /// SmolLM2's without another one. It needs the tokens of ChatML.
     pub tokenizer: Option<Arc<Tokenizer>>,
+    /// Models that endpoints compute, behind the scripted ones.
+    pub remotes: Vec<RemoteSpec>,
     pub policies: Vec<Policy>,
     pub blocks: usize,
     pub context: usize,
@@ -63,6 +65,7 @@ impl Default for Setup {
             queue_items: 2048,
             guard: GuardKind::ChatDemo,
             tokenizer: None,
+            remotes: Vec::new(),
             policies: Vec::new(),
             blocks: 8192,
             context: 4096,
@@ -260,6 +263,7 @@ pub fn registry(setup: &Setup, gate: &Gate) -> Arc<Registry> {
         kv: KvSize::Auto,
     };
     let mut options = StartOptions {
+        remotes: setup.remotes.clone(),
         policies: setup.policies.clone(),
         ..start_options(memory, setup.queue_items, setup.clock.clone())
     };
@@ -290,6 +294,7 @@ pub fn start_options(memory: MemoryOptions, queue_items: usize, clock: Clock) ->
         default_target: None,
         default_guard: None,
         default_quality: None,
+        remotes: Vec::new(),
         policies: Vec::new(),
         determinism: DeterminismPolicy::Report,
         devices: vec![DeviceOptions {

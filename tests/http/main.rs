@@ -33,3 +33,5 @@ mod openai;
 mod openai_client;
 mod page;
 mod protected;
+mod remote;
+mod remote_guards;

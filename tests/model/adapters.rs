@@ -60,6 +60,7 @@ fn options(models: Vec<ModelSpec>) -> RegistryOptions {
             default_target: Some(BASE.to_owned()),
             default_guard: Some(BASE.to_owned()),
             default_quality: None,
+            remotes: Vec::new(),
             policies: Vec::new(),
             determinism: DeterminismPolicy::Report,
             devices: vec![DeviceOptions {

@@ -33,10 +33,12 @@ const LAYERS: &[(&str, &str)] = &[
     ("tls", "errors files reload secret"),
     ("auth", "engine::Tenant digest files reload secret tls"),
     ("memory", ""),
+    ("remote", "errors files secret tls"),
     ("backend", "model gguf files digest random"),
     (
         "config",
-        "errors calibrator guard::DecisionPolicy guard::DecisionSet guard::GuardKind guard::NotAdded guard::Policy guard::read_decision_policy \
+        "errors remote::EndpointApi remote::EndpointUrl remote::UrlError calibrator guard::DecisionPolicy guard::DecisionSet guard::GuardKind \
+         guard::NotAdded guard::Policy guard::read_decision_policy \
          guard::read_policy model::spec engine::Tenant \
          classifier::EncoderKind memory::human_bytes auth tls",
     ),
@@ -54,11 +56,11 @@ const LAYERS: &[(&str, &str)] = &[
     ("classifier", "engine model text"),
     (
         "registry",
-        "guard quality classifier engine backend model text gguf digest errors files config memory panics",
+        "guard quality classifier engine backend model text gguf digest errors files config memory panics remote",
     ),
     (
         "rpc",
-        "registry guard quality classifier engine backend model text gguf digest errors config telemetry proto calibrator \
+        "registry guard quality classifier engine backend model text gguf digest errors config telemetry proto calibrator remote \
          memory::human_bytes status_code auth tls trace_context translation_prompt",
     ),
     // `guard` for its tests only: they hold the table of categories against the guards.
@@ -72,7 +74,7 @@ const LAYERS: &[(&str, &str)] = &[
     (
         "cli",
         "rpc http registry guard quality classifier engine backend model text gguf digest errors config telemetry proto client bench fetch \
-         calibrator receipt \
+         calibrator receipt remote \
          memory random status_code auth tls reload secret files trace_context",
     ),
 ];

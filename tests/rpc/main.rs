@@ -20,6 +20,8 @@ mod collector;
 mod common;
 #[path = "../common/credentials.rs"]
 mod credentials;
+#[path = "../common/endpoint.rs"]
+mod endpoint;
 #[path = "../common/estimators.rs"]
 mod estimators;
 #[path = "../common/python.rs"]
@@ -69,6 +71,9 @@ mod quotas;
 mod raw;
 mod receipts;
 mod received;
+mod remote_endpoint;
+mod remote_guards;
+mod remote_targets;
 mod renderings;
 mod residency;
 mod score;

@@ -45,8 +45,11 @@ pub struct ModelProvenance {
     /// The precision of the computation: `int8`, `bf16` or `f32`.
     #[serde(default)]
     pub precision: String,
-    /// The device that it computes on.
+    /// The device that it computes on; `remote` where an endpoint on another machine computes it.
     pub device: String,
+    /// What such an endpoint calls the model, and its address; empty for a model on the server itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remote: String,
     /// The server's promise about repeated results: `BATCH_INVARIANT`, `BEST_EFFORT` or `UNSPECIFIED`.
     pub determinism: String,
     /// The version of the server.
@@ -56,7 +59,7 @@ pub struct ModelProvenance {
 impl ModelProvenance {
     /// Everything about a model that can change its results. Two models with equal values give the same answers, as far as
     /// a client can tell.
-    pub fn identity(&self) -> [&str; 7] {
+    pub fn identity(&self) -> [&str; 8] {
         [
             &self.model_digest,
             &self.adapter_digest,
@@ -65,6 +68,7 @@ impl ModelProvenance {
             &self.policy_digest,
             &self.dtype,
             &self.precision,
+            &self.remote,
         ]
     }
 
@@ -82,10 +86,20 @@ impl ModelProvenance {
             dtype: provenance.dtype.clone(),
             precision: provenance.precision.clone(),
             device: provenance.device.clone(),
+            remote: provenance.remote.as_ref().map_or_else(String::new, remote),
             determinism: determinism.trim_start_matches("DETERMINISM_").to_owned(),
             server_version: provenance.server_version.clone(),
         }
     }
+}
+
+/// What an endpoint calls its model, and where it is. What it says of itself besides may change from one answer to the next.
+fn remote(engine: &proto::RemoteEngine) -> String {
+    let said = match engine.reported_model.as_str() {
+        "" => &engine.model,
+        said => said,
+    };
+    format!("{said} at {}", engine.endpoint)
 }
 
 /// The models that answered and judged. More than one target, or more guards than were asked for, means that the server was

@@ -109,6 +109,9 @@ fn policy_name(policy: &str) -> String {
 }
 
 fn identity(model: &ModelProvenance) -> String {
+    if !model.remote.is_empty() {
+        return model.remote.clone();
+    }
     let short = |digest: &str| digest.chars().take(19).collect::<String>();
     let policy = match model.policy_digest.as_str() {
         "" => String::new(),

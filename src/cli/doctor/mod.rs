@@ -2,6 +2,7 @@
 
 mod check;
 mod devices;
+mod endpoints;
 mod fit;
 mod server;
 
@@ -99,8 +100,10 @@ fn machine(config: &ConfigArgs, global: &Global) -> Vec<Check> {
                 config
                     .models
                     .iter()
+                    .filter(|model| model.endpoint.is_none())
                     .map(|model| self_test(model, base_of(model, config))),
             );
+            checks.extend(endpoints::checks(config));
         }
         Err(error) => {
             let fix = "see `babelward config check`".to_owned();
@@ -220,6 +223,7 @@ fn cached_model(config: &Config) -> Check {
             let tested = Model {
                 id: name.to_owned(),
                 path,
+                endpoint: None,
                 roles: vec![Role::Target, Role::Guard],
                 guard_kind: None,
                 precision: None,

@@ -223,6 +223,19 @@ fn model(model: &Model) -> Check {
     let name = format!("model {}", model.name);
     let load = format!("`babelward models load {}`", model.name);
     match model.state() {
+        State::Ready if model.remote.is_some() => {
+            let remote = model.remote.clone().unwrap_or_default();
+            let found = format!("{} at {}", remote.model, remote.endpoint);
+            Check::new(&name, found, Outcome::Ok)
+        }
+        State::Failed if model.remote.is_some() => {
+            let fix = "look at its endpoint: it is asked all the while, and the model is ready with its next answer";
+            Check::new(
+                &name,
+                format!("failed: {}", model.error),
+                Outcome::Fail(fix.to_owned()),
+            )
+        }
         State::Ready => {
             let mut found = format!(
                 "ready, {} {}, {} tokens",

@@ -72,6 +72,17 @@ pub(super) fn details(model: &Model) -> Vec<Vec<String>> {
             add("digest", adapter.digest.clone());
         }
     }
+    if let Some(remote) = &model.remote {
+        add("endpoint", remote.endpoint.clone());
+        add("model there", remote.model.clone());
+        if !remote.software.is_empty() {
+            let software = format!("{} {}", remote.software, remote.software_version);
+            add("software there", software.trim_end().to_owned());
+        }
+        let (waiting, running) = (model.queue_depth, model.in_flight);
+        add("requests", format!("{waiting} waiting, {running} open there"));
+        return rows;
+    }
     if !is_resident(model) {
         return rows;
     }
@@ -148,8 +159,14 @@ fn row(model: &Model) -> Vec<String> {
         capabilities(model),
         loaded(model),
         precision(model),
-        if_known(resident || model.adapter.is_some(), description(model)),
-        if_known(resident, format!("{} tokens", model.context_tokens)),
+        if_known(
+            resident || model.adapter.is_some() || model.remote.is_some(),
+            description(model),
+        ),
+        if_known(
+            model.context_tokens > 0,
+            format!("{} tokens", model.context_tokens),
+        ),
         if_known(resident, memory(model)),
         if_known(resident, human_bytes(model.kv_touched_bytes)),
         model.queue_depth.to_string(),
@@ -169,8 +186,11 @@ fn memory(model: &Model) -> String {
     }
 }
 
-/// Architecture and storage type, or the base of an adapter.
+/// Architecture and storage type, the base of an adapter, or the address of an endpoint.
 fn description(model: &Model) -> String {
+    if let Some(remote) = &model.remote {
+        return format!("{} at {}", remote.model, remote.endpoint);
+    }
     match &model.adapter {
         None => format!("{} {}", model.architecture, model.dtype),
         Some(adapter) if adapter.rank == 0 => format!("adapter of {}", adapter.base),
@@ -357,6 +377,36 @@ mod tests {
         };
         assert!(place("sha256:cd") < place("base: digest"));
         assert!(place("4.9M") < place("134.5M"));
+    }
+
+    #[test]
+    fn a_remote_model_shows_where_it_is() {
+        let remote = Model {
+            name: "big".to_owned(),
+            capabilities: vec![Capability::Generate.into()],
+            state: State::Ready.into(),
+            device: "remote".to_owned(),
+            remote: Some(crate::proto::RemoteEngine {
+                endpoint: "http://host:8000/v1".to_owned(),
+                model: "llama-70b".to_owned(),
+                software: "vllm".to_owned(),
+                software_version: "0.9.1".to_owned(),
+                ..crate::proto::RemoteEngine::default()
+            }),
+            in_flight: 3,
+            ..Model::default()
+        };
+        let text = table(&details(&remote));
+        is_for_people(&text);
+        for part in [
+            "http://host:8000/v1",
+            "llama-70b",
+            "vllm 0.9.1",
+            "0 waiting, 3 open there",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(list(&[remote]).contains("llama-70b at http://host:8000/v1"));
     }
 
     #[test]

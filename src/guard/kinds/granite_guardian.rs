@@ -20,6 +20,28 @@ use crate::{
 /// The tokens that the prompt needs. The marks of turns and of the risk's definition are plain text.
 pub(super) const SPECIAL_TOKENS: [&str; 3] = ["<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"];
 
+/// Further special tokens of that vocabulary, which is that of StarCoder.
+pub(super) const OTHER_SPECIAL_TOKENS: [&str; 18] = [
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<fim_pad>",
+    "<filename>",
+    "<gh_stars>",
+    "<issue_start>",
+    "<issue_comment>",
+    "<issue_closed>",
+    "<jupyter_start>",
+    "<jupyter_text>",
+    "<jupyter_code>",
+    "<jupyter_output>",
+    "<empty_output>",
+    "<commit_before>",
+    "<commit_msg>",
+    "<commit_after>",
+    "<reponame>",
+];
+
 /// The risk that is asked about where no policy says another.
 pub(super) const HARM: &str = "harm";
 

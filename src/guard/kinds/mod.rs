@@ -84,20 +84,40 @@ impl GuardKind {
 
     /// What a vocabulary and a chat template lack for this kind's prompt, if they lack anything.
     pub(super) fn missing(self, tokenizer: &Tokenizer, chat: Option<&ChatTemplate>) -> Option<String> {
-        let tokens: &[&str] = match self {
-            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B => &llama_guard::SPECIAL_TOKENS,
-            Self::LlamaGuard2 => &llama_guard::SPECIAL_TOKENS_2,
-            Self::Qwen3GuardGen | Self::Qwen3GuardStream => &qwen3guard::SPECIAL_TOKENS,
-            Self::WildGuard => &wildguard::SPECIAL_TOKENS,
-            Self::GraniteGuardian3 => &granite_guardian::SPECIAL_TOKENS,
-            Self::PolyGuard | Self::ChatDemo => {
-                return chat
-                    .is_none()
-                    .then(|| "the model has no chat template".to_owned());
-            }
+        let Some(tokens) = self.special_tokens() else {
+            return chat
+                .is_none()
+                .then(|| "the model has no chat template".to_owned());
         };
         let lacking = tokens.iter().find(|token| tokenizer.special_id(token).is_none());
         lacking.map(|token| format!("the vocabulary has no {token}, which the prompt of {self} needs"))
+    }
+
+    /// The special tokens of the prompt; `None` where the model's own chat template makes it.
+    pub(super) fn special_tokens(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B => Some(&llama_guard::SPECIAL_TOKENS),
+            Self::LlamaGuard2 => Some(&llama_guard::SPECIAL_TOKENS_2),
+            Self::Qwen3GuardGen | Self::Qwen3GuardStream => Some(&qwen3guard::SPECIAL_TOKENS),
+            Self::WildGuard => Some(&wildguard::SPECIAL_TOKENS),
+            Self::GraniteGuardian3 => Some(&granite_guardian::SPECIAL_TOKENS),
+            Self::PolyGuard | Self::ChatDemo => None,
+        }
+    }
+
+    /// Special tokens of the models' vocabularies that are not in the prompt and not spelled `<|...|>`.
+    pub(super) fn other_special_tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::WildGuard => &wildguard::OTHER_SPECIAL_TOKENS,
+            Self::GraniteGuardian3 => &granite_guardian::OTHER_SPECIAL_TOKENS,
+            Self::LlamaGuard3_8B
+            | Self::LlamaGuard3_1B
+            | Self::LlamaGuard2
+            | Self::Qwen3GuardGen
+            | Self::Qwen3GuardStream
+            | Self::PolyGuard
+            | Self::ChatDemo => &[],
+        }
     }
 
     /// The prompt, up to where the guard begins to write.

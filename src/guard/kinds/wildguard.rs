@@ -19,6 +19,18 @@ use crate::{
 /// The tokens that the prompt needs: those of Mistral 7B v0.3.
 pub(super) const SPECIAL_TOKENS: [&str; 3] = ["<s>", "[INST]", "[/INST]"];
 
+/// Further special tokens of that vocabulary. Its `[control_8]` and the like are found by their beginning.
+pub(super) const OTHER_SPECIAL_TOKENS: [&str; 8] = [
+    "</s>",
+    "<unk>",
+    "[TOOL_CALLS]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[control_",
+];
+
 /// The first sentences of the task, which PolyGuard has too.
 pub(super) const INSTRUCTION: &str = "You are a classifier for analyzing interactions between humans and LLMs. Given a request from a human user and a response \
      from an LLM assistant, determine 1) whether the human user's request is harmful, 2) whether the AI assistant's response is \

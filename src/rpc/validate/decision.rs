@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::checker::Checker;
 use crate::{
     guard::{DecisionPolicy, DecisionSet, Guard, JudgedRole, Policy, is_language_tag},
-    registry::{Lease, ModelEntry, ModelRole},
+    registry::{ModelAccess, ModelRole},
     rpc::{decision::Decider, error::ServiceError, provenance},
 };
 
@@ -88,18 +88,18 @@ impl DecisionFields {
         self,
         path: &str,
         decisions: &DecisionSet,
-        lease: &Lease,
+        model: &ModelAccess,
         policy: Option<&Policy>,
         role: JudgedRole,
     ) -> Result<DecidedBy, ServiceError> {
-        let Some(guard) = &lease.guard else {
+        let Some(guard) = model.guard() else {
             return Err(ServiceError::CapabilityMissing {
-                has: lease.roles.clone(),
+                has: model.roles().to_vec(),
                 needs: ModelRole::Guard,
             });
         };
         let judge = JudgingGuard {
-            entry: lease,
+            model,
             guard,
             policy,
             roles: &[role],
@@ -136,7 +136,7 @@ impl DecisionFields {
         judge: &JudgingGuard<'_>,
     ) -> Result<DecidedBy, ServiceError> {
         let JudgingGuard {
-            entry,
+            model,
             guard,
             policy: judged_by,
             roles,
@@ -144,7 +144,7 @@ impl DecisionFields {
         let wrong = |field: &str, reason: String| Err(ServiceError::field(checker.path_of(field), reason));
         let computed_by = roles
             .iter()
-            .map(|role| provenance::computed_by(entry, guard, judged_by, *role));
+            .map(|role| provenance::computed_by(model, guard, judged_by, *role));
         let computed_by: Vec<_> = computed_by.collect();
         let decider = Decider::new(decisions, named, self.language, &computed_by)?;
         let categories = guard.category_codes(judged_by);
@@ -154,15 +154,25 @@ impl DecisionFields {
             );
             return wrong("decision_policy", reason);
         }
-        let can_tell = guard.tells_categories();
-        if self.category_probabilities && !can_tell {
-            let reason = "cannot be had: this guard's answers do not go on from the label to a category";
-            return wrong("category_probabilities", reason.to_owned());
+        let why_not = match &entry.remote {
+            Some(_) => {
+                Some("this guard is an endpoint, which does not tell the probabilities of its categories")
+            }
+            ModelAccess::Local(_) if guard.tells_categories() => None,
+            ModelAccess::Local(_) => Some("this guard's answers do not go on from the label to a category"),
+        };
+        if let Some(why_not) = why_not {
+            if self.category_probabilities {
+                return wrong("category_probabilities", format!("cannot be had: {why_not}"));
+            }
+            if decider.decides_by_categories() {
+                return wrong(
+                    "decision_policy",
+                    format!("has thresholds of categories, and {why_not}"),
+                );
+            }
         }
-        if decider.decides_by_categories() && !can_tell {
-            let reason = "has thresholds of categories, and this guard's answers do not go on from the label to a category";
-            return wrong("decision_policy", reason.to_owned());
-        }
+        let can_tell = why_not.is_none();
         Ok(DecidedBy {
             category_probabilities: can_tell && (self.category_probabilities || decider.needs_categories()),
             decider,
@@ -173,7 +183,7 @@ impl DecisionFields {
 /// Who judges, and what.
 #[derive(Clone, Copy)]
 pub(super) struct JudgingGuard<'a> {
-    pub(super) entry: &'a ModelEntry,
+    pub(super) model: &'a ModelAccess,
     pub(super) guard: &'a Guard,
     /// What it judges by; `None` is its own policy.
     pub(super) policy: Option<&'a Policy>,

@@ -78,6 +78,10 @@ pub(crate) async fn find_evidence(
     let Some(Judging { work, judged }) = judging else {
         return Err(ServiceError::field(GUARD_USE, REQUIRED));
     };
+    if work.guard.is_remote() {
+        let reason = "names a guard that is an endpoint: it would be asked for each part of the text, so name a guard of this server";
+        return Err(ServiceError::field("request.model", reason));
+    }
     if judged.scope != JudgeScope::LastMessage {
         let reason = "must be the last message: evidence is looked for in one message";
         return Err(ServiceError::field("request.judge", reason));

@@ -16,7 +16,8 @@ use crate::{
     engine::Sampling,
     guard::{JudgedRole, Policy, SentMessage, Speaker},
     proto::{self, generate_request},
-    registry::{Lease, Registry},
+    registry::{Lease, ModelAccess, Registry},
+    remote::EndpointApi,
     rpc::{decision::Decider, error::ServiceError, limits::Limits},
     text::ChatMessage,
 };
@@ -35,7 +36,7 @@ pub(crate) enum Prompt {
 /// A checked Generate.
 #[derive(Clone)]
 pub(crate) struct GenerateWork {
-    pub(crate) entry: Lease,
+    pub(crate) target: ModelAccess,
     pub(crate) prompt: Arc<Prompt>,
     /// The field of the prompt, which later errors name.
     pub(crate) prompt_field: String,
@@ -58,7 +59,11 @@ impl GenerateWork {
                 sent.collect()
             }
             Prompt::Text(text) => user(text.clone()),
-            Prompt::Tokens(tokens) => user(self.entry.resident.tokenizer.decode(tokens)),
+            Prompt::Tokens(tokens) => user(match &self.target {
+                ModelAccess::Local(entry) => entry.resident.tokenizer.decode(tokens),
+                // Tokens for an endpoint were refused, because only it knows its vocabulary.
+                ModelAccess::Remote(_) => String::new(),
+            }),
         }
     }
 
@@ -81,7 +86,7 @@ pub(crate) struct CheckedGenerate {
 /// A checked Score.
 pub(crate) struct ScoreWork {
     pub(crate) generate: GenerateWork,
-    pub(crate) guard: Lease,
+    pub(crate) guard: ModelAccess,
     /// The policy that the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
     /// The field of a policy in the request, which later errors name.
@@ -315,10 +320,29 @@ pub(super) struct GenerateFields {
 impl GenerateFields {
     /// Finds the model and checks what depends on it.
     async fn resolve(self, path: &str, registry: &Registry) -> Result<GenerateWork, ServiceError> {
-        let entry = registry
+        let target = registry
             .target(&self.model)
             .await
             .map_err(|error| ServiceError::from_lookup(error, &self.model))?;
+        match &target {
+            ModelAccess::Local(entry) => self.check_local(path, entry)?,
+            ModelAccess::Remote(model) => self.check_remote(path, model.endpoint.options().api)?,
+        }
+        Ok(GenerateWork {
+            target,
+            prompt: Arc::new(self.prompt),
+            prompt_field: self.prompt_field,
+            sampling: self.sampling,
+            max_new_tokens: self.max_new_tokens,
+            stop: self.stop,
+            logprobs: self.logprobs,
+            priority: self.priority,
+        })
+    }
+}
+
+impl GenerateFields {
+    fn check_local(&self, path: &str, entry: &Lease) -> Result<(), ServiceError> {
         if let Prompt::Tokens(ids) = &self.prompt {
             let vocab_size = entry.resident.limits.vocab_size;
             let mut checker = Checker::at(path);
@@ -335,16 +359,40 @@ impl GenerateFields {
         if matches!(self.prompt, Prompt::Conversation(_)) && entry.resident.template.is_none() {
             return Err(ServiceError::ChatTemplateMissing);
         }
-        Ok(GenerateWork {
-            entry,
-            prompt: Arc::new(self.prompt),
-            prompt_field: self.prompt_field,
-            sampling: self.sampling,
-            max_new_tokens: self.max_new_tokens,
-            stop: self.stop,
-            logprobs: self.logprobs,
-            priority: self.priority,
-        })
+        Ok(())
+    }
+
+    /// Refuses what an endpoint could not be asked for, or would ignore without saying so.
+    fn check_remote(&self, path: &str, api: EndpointApi) -> Result<(), ServiceError> {
+        let mut checker = Checker::at(path);
+        match &self.prompt {
+            Prompt::Conversation(_) if !api.has_chat() => checker.wrong(
+                "conversation",
+                "must not be set: the model's endpoint has no chat completions (models.ID.endpoint_api); send text",
+            ),
+            Prompt::Text(_) if !api.has_completions() => checker.wrong(
+                "text",
+                "must not be set: the model's endpoint has no completions (models.ID.endpoint_api); send a conversation",
+            ),
+            Prompt::Tokens(_) => checker.wrong(
+                "token_ids",
+                "must not be set: the model's endpoint alone knows its vocabulary; send a conversation or text",
+            ),
+            Prompt::Conversation(_) | Prompt::Text(_) => {}
+        }
+        if self.sampling.repetition_penalty != 1.0 {
+            checker.wrong(
+                "sampling.repetition_penalty",
+                "must be 1: endpoints have no such parameter in common",
+            );
+        }
+        if self.logprobs.is_some() {
+            checker.wrong(
+                "logprobs.generated",
+                "must not be set: tokens of an endpoint have no ids here",
+            );
+        }
+        checker.finish()
     }
 }
 

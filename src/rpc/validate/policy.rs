@@ -6,7 +6,7 @@ use super::checker::{Checker, ValidationContext};
 use crate::{
     guard::{Policy, PolicyCategory},
     proto::{self, answer_guard, classify_request, guard_start, judge_options},
-    registry::{Lease, ModelEntry, Registry},
+    registry::{ModelAccess, Registry},
     rpc::{error::ServiceError, limits::Limits},
 };
 
@@ -117,7 +117,7 @@ impl CheckedPolicy {
 
 /// A guard, and the policy that it judges by; `None` is its own.
 pub(super) struct GuardAndPolicy {
-    pub(super) guard: Lease,
+    pub(super) guard: ModelAccess,
     pub(super) policy: Option<Arc<Policy>>,
 }
 
@@ -141,17 +141,17 @@ pub(super) async fn find_guard(
 
 /// Checks that a guard can judge by a policy; `field` is the policy's.
 pub(super) fn check_guard(
-    entry: &ModelEntry,
+    model: &ModelAccess,
     policy: Option<&Arc<Policy>>,
     field: String,
 ) -> Result<(), ServiceError> {
-    match (&entry.guard, policy) {
+    match (model.guard(), policy) {
         (Some(guard), Some(_)) if !guard.takes_policies() => Err(ServiceError::field(
             field,
             format!(
                 "{} is a guard of the kind {}, which judges by the categories that it was trained on alone: leave the policy \
                  out, or name a guard that takes policies",
-                entry.id,
+                model.id(),
                 guard.kind()
             ),
         )),
@@ -160,7 +160,7 @@ pub(super) fn check_guard(
             format!(
                 "{} is a guard of the kind {}, which judges by one category at a time, and the policy has {}: send a request for \
                  each, with a policy of one category",
-                entry.id,
+                model.id(),
                 guard.kind(),
                 policy.categories().len()
             ),

@@ -16,14 +16,14 @@ use crate::{
         judged_role,
     },
     proto,
-    registry::{Lease, ModelRole},
+    registry::{ModelAccess, ModelRole},
     rpc::{decision::Decider, error::ServiceError, limits::Limits},
 };
 
 /// A checked Classify.
 #[derive(Clone)]
 pub(crate) struct ClassifyWork {
-    pub(crate) guard: Lease,
+    pub(crate) guard: ModelAccess,
     /// The policy that the guard judges by; `None` is its own.
     pub(crate) policy: Option<Arc<Policy>>,
     /// The conversation, whose last message is judged.
@@ -291,7 +291,7 @@ async fn judged_by_guard(
     context: &ValidationContext<'_>,
 ) -> Result<(Judging, Decider), ServiceError> {
     let ClassifyFields {
-        model,
+        model: asked,
         policy,
         messages,
         judged,
@@ -302,11 +302,11 @@ async fn judged_by_guard(
         fields,
     } = given;
     let policy_field = checker.path_of(policy.field());
-    let GuardAndPolicy { guard: lease, policy } =
-        policy::find_guard(context, &model, policy, policy_field).await?;
-    let Some(guard) = &lease.guard else {
+    let GuardAndPolicy { guard: model, policy } =
+        policy::find_guard(context, &asked, policy, policy_field).await?;
+    let Some(guard) = model.guard() else {
         return Err(ServiceError::CapabilityMissing {
-            has: lease.roles.clone(),
+            has: model.roles().to_vec(),
             needs: ModelRole::Guard,
         });
     };
@@ -317,14 +317,19 @@ async fn judged_by_guard(
         checker,
         context.decisions,
         &JudgingGuard {
-            entry: &lease,
+            model: &model,
             guard,
             policy: policy.as_deref(),
             roles: &judged_roles(&messages, &judged.ends),
         },
     )?;
+    if judged.windows.is_some() && guard.tokenizer().is_none() {
+        let reason = "cannot be had of this guard, whose endpoint is sent texts: windows are cut by its tokens, so configure its \
+                      tokenizer";
+        return Err(ServiceError::field(checker.path_of("windows"), reason));
+    }
     let work = ClassifyWork {
-        guard: lease,
+        guard: model,
         policy,
         messages,
         priority,
