@@ -6,6 +6,7 @@ use super::{
     AdapterIndex, BatchLimits, BatchSequence, Execution, ForwardBatch, LanguageModel, Readout, StepError,
     StepOutput,
 };
+use crate::model::spec::TokenKind;
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -306,6 +307,10 @@ impl Layout<'_> {
         BatchSequence {
             new_tokens,
             context,
+            kind: match context < self.run.prompt_tokens {
+                true => TokenKind::Prompt,
+                false => TokenKind::Generated,
+            },
             block_table: self.block_table(sequence),
             adapter: adapter_of(sequence, self.run.adapters),
             readout,

@@ -12,7 +12,7 @@ use crate::{
         speed::{Rehearsal, SpeedRun},
     },
     memory,
-    model::spec::{DeviceName, Precision},
+    model::spec::{DeviceName, PrecisionChoice},
 };
 
 /// Arguments of `engine-bench`.
@@ -31,9 +31,9 @@ pub(crate) struct Args {
     /// Compute threads of the processor.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// How the model computes: int8, bf16 or f32.
-    #[arg(long, default_value = "int8")]
-    precision: Precision,
+    /// How the model computes: auto, mixed, int8, bf16 or f32. auto is the fastest on the device.
+    #[arg(long, value_name = "PRECISION", default_value = "int8")]
+    precision: PrecisionChoice,
     /// Prompt tokens of each sequence.
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     prompt_tokens: usize,
@@ -115,7 +115,8 @@ fn measure_speeds(args: &Args, backend: &dyn Backend) -> anyhow::Result<()> {
     let mut options = LoadOptions {
         kv_bytes: 0,
         max_context: None,
-        precision: args.precision,
+        precision: backend
+            .effective_precision(&args.model, args.precision.or(backend.device().best_precision)),
         batch: largest.unwrap_or(BatchLimits {
             sequences: 1,
             tokens: 1,
@@ -141,7 +142,7 @@ fn measure_speeds(args: &Args, backend: &dyn Backend) -> anyhow::Result<()> {
     for run in &runs {
         let speed = run.measure(loaded.model.as_mut())?;
         let report = json!({
-            "model": args.model, "dtype": loaded.dtype, "precision": args.precision.name(), "device": args.device.to_string(), "threads": args.threads, "sequences": run.sequences,
+            "model": args.model, "dtype": loaded.dtype, "precision": loaded.precision.name(), "device": args.device.to_string(), "threads": args.threads, "sequences": run.sequences,
             "adapters": args.adapters.len(),
             "prompt_tokens": run.prompt_tokens, "shared_tokens": run.shared_tokens, "decode_tokens": run.decode_tokens,
             "graphs": matches!(args.device, DeviceName::Cuda(_)) && !args.no_graphs,

@@ -8,6 +8,7 @@ impl From<Precision> for proto::Precision {
             Precision::Int8 => Self::Int8,
             Precision::Bf16 => Self::Bf16,
             Precision::F32 => Self::F32,
+            Precision::Mixed => Self::Mixed,
         }
     }
 }
@@ -19,6 +20,7 @@ impl From<proto::Precision> for Option<Precision> {
             proto::Precision::Int8 => Some(Precision::Int8),
             proto::Precision::Bf16 => Some(Precision::Bf16),
             proto::Precision::F32 => Some(Precision::F32),
+            proto::Precision::Mixed => Some(Precision::Mixed),
         }
     }
 }

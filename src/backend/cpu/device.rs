@@ -37,14 +37,12 @@ impl CpuBackend {
     /// A device whose models compute on `threads` threads each, with the best instruction set that the processor has.
     pub fn new(threads: usize) -> Self {
         let isa = Isa::detect();
-        let bf16 = isa.bf16_products();
         Self {
             threads,
             device: DeviceInfo {
                 name: DeviceName::Cpu,
                 architecture: isa.name().to_owned(),
-                best_for_judging: bf16.best_for_judging(),
-                best_for_answering: bf16.best_for_answering(),
+                best_precision: isa.best_precision(),
                 determinism: Determinism::BatchInvariant,
                 execution: Execution::Synchronous,
                 cost_prior: CostPrior::SMALL_MACHINE,
@@ -67,7 +65,7 @@ impl CpuBackend {
             .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;
         let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
         let compute = Compute::start(self.threads)?;
-        let ops = CpuOps::new(&config, compute, precision.products(), cache, adapters);
+        let ops = CpuOps::new(&config, compute, precision, cache, adapters);
         let heads = config.verdict_heads.as_ref();
         let heads = heads
             .map(|heads| HeadWeights::read(&config, heads, source))
@@ -105,7 +103,7 @@ impl Backend for CpuBackend {
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {
-        self_test::of_processor(self, &[Precision::Int8, Precision::Bf16, Precision::F32])
+        self_test::of_processor(self, &Precision::ALL)
     }
 
     fn effective_precision(&self, path: &Path, requested: Precision) -> Precision {
@@ -130,8 +128,7 @@ impl Backend for CpuBackend {
                     .map(|weights| CpuAdapter::bytes_for(&weights))
             })?;
             config.limit_context(options.max_context);
-            let mut footprint =
-                footprint::of_decoder(&config, source, options.precision.kv_format(), options.batch)?;
+            let mut footprint = footprint::of_decoder(&config, source, options.precision, options.batch)?;
             footprint.weight_bytes += adapters.iter().map(|bytes| *bytes as u64).sum::<u64>();
             Ok(footprint)
         })
