@@ -24,3 +24,18 @@ impl From<proto::Precision> for Option<Precision> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_precision_has_a_name_in_the_protocol_that_is_its_own_in_capitals() {
+        for precision in Precision::ALL {
+            let sent = proto::Precision::from(precision);
+            assert_eq!(Option::from(sent), Some(precision));
+            let name = format!("PRECISION_{}", precision.name().to_uppercase());
+            assert_eq!(sent.as_str_name(), name);
+        }
+    }
+}

@@ -54,7 +54,8 @@ impl Part {
 }
 
 fn open(path: impl Into<PathBuf>, precision: Precision) -> Box<dyn LanguageModel> {
-    let loaded = CpuBackend::new(2).load(&path.into(), &[], &load_options(precision, 1 << 20));
+    let path: PathBuf = path.into();
+    let loaded = CpuBackend::new(2).load(&path, &[], &load_options(precision, 1 << 20));
     loaded.unwrap().model
 }
 

@@ -50,6 +50,23 @@ impl CpuBackend {
         }
     }
 
+    /// The state of a decoder before its weights are loaded, whose context window is limited as the options say.
+    pub(super) fn ops(
+        &self,
+        config: &mut ModelConfig,
+        adapters: Vec<CpuAdapter>,
+        options: &LoadOptions,
+    ) -> Result<(CpuOps, ModelLimits), ResourceProblem> {
+        config.limit_context(options.max_context);
+        let (precision, kv_format) = (options.precision, options.precision.kv_format());
+        let blocks = pool_blocks(options.kv_bytes, KvCache::block_bytes(config, kv_format))?;
+        let cache = KvCache::new(config, kv_format, blocks)
+            .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;
+        let limits = ModelLimits::of_decoder(config, BLOCK_TOKENS, blocks);
+        let compute = Compute::start(self.threads)?;
+        Ok((CpuOps::new(config, compute, precision, cache, adapters), limits))
+    }
+
     pub(super) fn load_decoder(
         &self,
         mut config: ModelConfig,
@@ -57,15 +74,8 @@ impl CpuBackend {
         adapters: Vec<CpuAdapter>,
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadFault> {
-        config.limit_context(options.max_context);
-        let (precision, kv_format) = (options.precision, options.precision.kv_format());
-        let blocks = pool_blocks(options.kv_bytes, KvCache::block_bytes(&config, kv_format))?;
         let loaded_adapters = adapters.iter().map(CpuAdapter::describe).collect();
-        let cache = KvCache::new(&config, kv_format, blocks)
-            .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;
-        let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
-        let compute = Compute::start(self.threads)?;
-        let ops = CpuOps::new(&config, compute, precision, cache, adapters);
+        let (ops, limits) = self.ops(&mut config, adapters, options)?;
         let heads = config.verdict_heads.as_ref();
         let heads = heads
             .map(|heads| HeadWeights::read(&config, heads, source))
@@ -84,7 +94,7 @@ impl CpuBackend {
             layers: config.layers.len(),
             parameters: summary.parameters + head_values,
             dtype: summary.dtype,
-            precision,
+            precision: options.precision,
             determinism: self.device.determinism,
             weight_bytes: summary.bytes + head_values * size_of::<f32>() as u64,
             adapters: loaded_adapters,
