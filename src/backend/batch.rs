@@ -1,6 +1,7 @@
 //! The input of a step: a packed batch of sequences.
 
 use super::{candidates::CandidateFilter, limits::ModelLimits, step_error::StepError};
+use crate::model::spec::TokenKind;
 
 /// A packed, ragged batch: the new tokens of every sequence, one after the other.
 #[derive(Debug, Default, Clone)]
@@ -22,6 +23,9 @@ pub struct BatchSequence {
     pub new_tokens: usize,
     /// Tokens of this sequence that are in the KV cache already. The first new token has this position.
     pub context: usize,
+    /// What the new tokens are, all of them. It matters only to models that compute
+    /// [generated tokens apart](super::GeneratedTokens::Apart).
+    pub kind: TokenKind,
     /// KV blocks in the order of the sequence's tokens, of which they cover `context + new_tokens`. Blocks that no new token
     /// attends to may be [`NULL_BLOCK`](super::NULL_BLOCK).
     pub block_table: Vec<u32>,

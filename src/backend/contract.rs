@@ -7,7 +7,7 @@ use super::{
     ceilings::{Ceilings, CeilingsError},
     device::{Determinism, DeviceInfo, DeviceMemory},
     finding::DeviceFinding,
-    limits::ModelLimits,
+    limits::{GeneratedTokens, ModelLimits},
     output::StepOutput,
     step_error::StepError,
 };
@@ -163,6 +163,12 @@ pub struct Footprint {
 pub trait LanguageModel: Send {
     /// Sizes that the scheduler needs.
     fn limits(&self) -> &ModelLimits;
+
+    /// Whether generated tokens are computed otherwise than the same tokens in a prompt. A model for which that is so is told
+    /// of each part of a batch what its tokens are ([`BatchSequence::kind`](super::BatchSequence::kind)).
+    fn generated_tokens(&self) -> GeneratedTokens {
+        GeneratedTokens::AsInPrompts
+    }
 
     /// Begins a step: the keys and values of the new tokens are written to the KV blocks, and what each sequence's
     /// [`Readout`](super::Readout) asks for is read into `output`, whose contents are forgotten. When it returns depends on

@@ -11,10 +11,8 @@ pub struct DeviceInfo {
     pub name: DeviceName,
     /// The instruction set or architecture that it computes with, for example `amx`.
     pub architecture: String,
-    /// The fastest precision for models that mostly read prompts, such as guards.
-    pub best_for_judging: Precision,
-    /// The fastest precision for models that mostly write answers, one token of each sequence at a time.
-    pub best_for_answering: Precision,
+    /// The fastest precision.
+    pub best_precision: Precision,
     /// Which results are equal to the bit, as far as that is known before a model is loaded;
     /// [`LoadedModel::determinism`](super::LoadedModel::determinism) says it of a model.
     pub determinism: Determinism,

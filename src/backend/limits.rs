@@ -5,6 +5,17 @@ use crate::model::spec::ModelConfig;
 /// Stands in a block table for a block that no layer reads any more.
 pub const NULL_BLOCK: u32 = u32::MAX;
 
+/// How the keys, values and logits of generated tokens compare with those of the same tokens in a prompt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GeneratedTokens {
+    /// They are the same: it does not matter what a token is.
+    #[default]
+    AsInPrompts,
+    /// They are others, because products are computed in another precision. So a part of a sequence has tokens of one kind,
+    /// and what was computed of generated tokens is of no use to a prompt that continues with the same tokens.
+    Apart,
+}
+
 /// The sizes of a model that its scheduler needs.
 #[derive(Debug, Clone)]
 pub struct ModelLimits {

@@ -37,7 +37,7 @@ pub use self::{
     },
     device::{CostPrior, Determinism, DeviceInfo, DeviceMemory, Execution},
     finding::{DeviceFinding, FindingStatus},
-    limits::{ModelLimits, NULL_BLOCK},
+    limits::{GeneratedTokens, ModelLimits, NULL_BLOCK},
     output::{ProbeReading, Reading, StepOutput},
     reading::read_row,
     row::{argmax, log_sum_exp, logprob, row_max},

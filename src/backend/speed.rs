@@ -6,6 +6,7 @@ use super::{
     AdapterIndex, BatchLimits, BatchSequence, Execution, ForwardBatch, LanguageModel, Readout, StepError,
     StepOutput,
 };
+use crate::model::spec::TokenKind;
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +47,17 @@ impl Rehearsal {
             Execution::Asynchronous => Self::Everything,
         }
     }
+}
+
+/// A part of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// What is computed before the clock starts.
+    WarmUp,
+    /// The prompts.
+    Prefill,
+    /// The answers.
+    Decode,
 }
 
 /// How fast a run was.
@@ -172,6 +184,18 @@ impl SpeedRun {
     /// # Errors
     /// When the run does not suit the model, or a step fails.
     pub fn measure(&self, model: &mut dyn LanguageModel) -> Result<Speed, SpeedError> {
+        self.measure_phases(model, &mut |_| {})
+    }
+
+    /// [`SpeedRun::measure`], which calls `after` at the end of each phase.
+    ///
+    /// # Errors
+    /// As [`SpeedRun::measure`].
+    pub fn measure_phases(
+        &self,
+        model: &mut dyn LanguageModel,
+        after: &mut dyn FnMut(Phase),
+    ) -> Result<Speed, SpeedError> {
         let limits = model.limits().clone();
         self.check(limits.block_size, limits.context_length)?;
         let needed = self.blocks(limits.block_size);
@@ -199,8 +223,11 @@ impl SpeedRun {
             steps.run(&prefill, "warm-up")?;
             steps.run(&decode, "warm-up")?;
         }
+        after(Phase::WarmUp);
         let prefilled = steps.run(&prefill, "prefill")?;
+        after(Phase::Prefill);
         let decoded = steps.run(&decode, "decode")?;
+        after(Phase::Decode);
         let prefilled_tokens = self.sequences * (self.prompt_tokens - self.shared_tokens);
         Ok(Speed {
             prefill_tokens_per_second: prefilled_tokens as f64 / prefilled.as_secs_f64(),
@@ -306,6 +333,10 @@ impl Layout<'_> {
         BatchSequence {
             new_tokens,
             context,
+            kind: match context < self.run.prompt_tokens {
+                true => TokenKind::Prompt,
+                false => TokenKind::Generated,
+            },
             block_table: self.block_table(sequence),
             adapter: adapter_of(sequence, self.run.adapters),
             readout,

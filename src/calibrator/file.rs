@@ -45,7 +45,7 @@ pub struct FittedFor {
     pub template_digest: String,
     /// Of the policy that the guard judged by; empty for its own.
     pub policy_digest: String,
-    /// In which it computed: `int8`, `bf16` or `f32`.
+    /// In which it computed: `mixed`, `int8`, `bf16` or `f32`.
     pub precision: String,
     /// Whose messages it judged. A guard's scores of prompts mean something else than those of answers.
     pub judged: JudgedSide,

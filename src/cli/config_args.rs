@@ -77,7 +77,7 @@ pub(super) struct ConfigArgs {
     /// Memory of each model's key-value cache, or auto [engine.kv_memory]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
-    /// How models compute, or the model ID does: auto, int8, bf16 or f32; repeatable [engine.precision]
+    /// How models compute, or the model ID does: auto, mixed, int8, bf16 or f32; repeatable [engine.precision]
     #[arg(long, value_name = "[ID=]PRECISION")]
     precision: Vec<FlagPrecision>,
     /// Where models are computed, or the model ID is: auto, cpu, cuda:N, candle:cpu, candle:metal or candle:cuda:N;

@@ -9,10 +9,11 @@ use super::devices::{Machine as _, ThisMachine};
 use crate::{
     backend::{
         Backend, BatchLimits, DecodeLaunch, DeviceMemory, Footprint, LoadOptions, Readout,
+        cpu::CpuBackend,
         speed::{Rehearsal, SpeedRun},
     },
     memory,
-    model::spec::{DeviceName, Precision},
+    model::spec::{DeviceName, PrecisionChoice},
 };
 
 /// Arguments of `engine-bench`.
@@ -31,9 +32,9 @@ pub(crate) struct Args {
     /// Compute threads of the processor.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// How the model computes: int8, bf16 or f32.
-    #[arg(long, default_value = "int8")]
-    precision: Precision,
+    /// How the model computes: auto, mixed, int8, bf16 or f32. auto is the fastest on the device.
+    #[arg(long, value_name = "PRECISION", default_value = "int8")]
+    precision: PrecisionChoice,
     /// Prompt tokens of each sequence.
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     prompt_tokens: usize,
@@ -60,9 +61,14 @@ pub(crate) struct Args {
         long,
         conflicts_with_all = [
             "adapters", "prompt_tokens", "shared_tokens", "decode_tokens", "sequences", "max_batch_tokens", "no_graphs",
+            "profile",
         ]
     )]
     ceilings: bool,
+    /// Print where the time goes, too: behind the measurements, for each one a line with the operations of prefill and one with
+    /// those of decode, each with its share of the time. Of the processor only.
+    #[arg(long)]
+    profile: bool,
 }
 
 /// Measures, and prints JSON objects.
@@ -71,6 +77,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         anyhow::bail!(
             "--no-graphs: only NVIDIA cards record decode steps, and the device is {}; leave it out, or name a card with \
              --device cuda:N",
+            args.device
+        );
+    }
+    if args.profile && args.device != DeviceName::Cpu {
+        anyhow::bail!(
+            "--profile: only operations of the processor are timed, and the device is {}; leave it out, or use --device cpu",
             args.device
         );
     }
@@ -115,7 +127,8 @@ fn measure_speeds(args: &Args, backend: &dyn Backend) -> anyhow::Result<()> {
     let mut options = LoadOptions {
         kv_bytes: 0,
         max_context: None,
-        precision: args.precision,
+        precision: backend
+            .effective_precision(&args.model, args.precision.or(backend.device().best_precision)),
         batch: largest.unwrap_or(BatchLimits {
             sequences: 1,
             tokens: 1,
@@ -141,7 +154,7 @@ fn measure_speeds(args: &Args, backend: &dyn Backend) -> anyhow::Result<()> {
     for run in &runs {
         let speed = run.measure(loaded.model.as_mut())?;
         let report = json!({
-            "model": args.model, "dtype": loaded.dtype, "precision": args.precision.name(), "device": args.device.to_string(), "threads": args.threads, "sequences": run.sequences,
+            "model": args.model, "dtype": loaded.dtype, "precision": loaded.precision.name(), "device": args.device.to_string(), "threads": args.threads, "sequences": run.sequences,
             "adapters": args.adapters.len(),
             "prompt_tokens": run.prompt_tokens, "shared_tokens": run.shared_tokens, "decode_tokens": run.decode_tokens,
             "graphs": matches!(args.device, DeviceName::Cuda(_)) && !args.no_graphs,
@@ -152,6 +165,31 @@ fn measure_speeds(args: &Args, backend: &dyn Backend) -> anyhow::Result<()> {
             "kv_bytes": loaded.kv_bytes,
             "device_bytes": device_bytes,
             "adapter_bytes": loaded.adapters.iter().map(|adapter| adapter.resident_bytes).sum::<u64>(),
+        });
+        println!("{report}");
+    }
+    // The model is loaded again for its profile.
+    drop(loaded);
+    if args.profile {
+        for run in &runs {
+            print_profile(args, &options, run)?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures a run once more, with a clock around each operation, and prints the operations of each phase.
+fn print_profile(args: &Args, options: &LoadOptions, run: &SpeedRun) -> anyhow::Result<()> {
+    let cpu = CpuBackend::new(args.threads);
+    let profile = cpu.profile(&args.model, &args.adapters, options, run)?;
+    for (phase, operations) in [("prefill", &profile.prefill), ("decode", &profile.decode)] {
+        let all: f64 = operations.iter().map(|one| one.time.as_secs_f64()).sum();
+        let operations = operations.iter().map(|one| {
+            let seconds = one.time.as_secs_f64();
+            json!({"operation": one.operation, "calls": one.calls, "seconds": seconds, "share": seconds / all})
+        });
+        let report = json!({
+            "profile": phase, "sequences": run.sequences, "operations": operations.collect::<Vec<_>>(),
         });
         println!("{report}");
     }

@@ -252,9 +252,9 @@ pub const KEYS: &[Key] = &[
     key(
         "engine.precision",
         "auto",
-        "how models compute that do not say it themselves; auto: a guard in bf16 on a processor with AMX, everything \
-         else in int8; int8: activations in eight bits where weights are quantised; bf16: products of operands rounded \
-         to bf16; f32: everything in f32, slower",
+        "how models compute that do not say it themselves; auto: mixed on a processor with AMX, int8 on any \
+         other; mixed: prompts in bf16, generated tokens in int8; int8: activations in eight bits where weights are \
+         quantised; bf16: products of operands rounded to bf16; f32: everything in f32, slower",
     ),
     key(
         "engine.device",
@@ -505,7 +505,7 @@ pub const MODEL_KEYS: &[Key] = &[
     ),
     unset(
         "precision",
-        "auto, int8, bf16 or f32: how it computes; engine.precision unless set. An adapter computes as its base does",
+        "auto, mixed, int8, bf16 or f32: how it computes; engine.precision unless set. An adapter computes as its base does",
     ),
     unset(
         "device",

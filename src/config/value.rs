@@ -302,7 +302,7 @@ impl Setting for LoadPolicy {
 }
 
 impl Setting for PrecisionChoice {
-    const EXPECTS: &'static str = "write auto, int8, bf16 or f32";
+    const EXPECTS: &'static str = "write auto, mixed, int8, bf16 or f32";
 
     fn parse(raw: &Raw) -> Option<Self> {
         raw.text()?.parse().ok()

@@ -7,7 +7,7 @@ use super::{
     prefix_cache::{Parent, PrefixCache},
     request::PrefixKeeper,
 };
-use crate::backend::{ModelLimits, NULL_BLOCK};
+use crate::backend::{GeneratedTokens, ModelLimits, NULL_BLOCK};
 
 /// How many blocks of a pool are in which state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,12 +28,16 @@ pub(crate) struct KvCounts {
 /// Where every layer has a sliding window, a sequence releases its first blocks while it holds later ones. They stay in
 /// the cache, and the whole prefix can be found, until their memory is needed. When one of them is evicted, the blocks
 /// cached below it cannot be found any more and leave the cache too.
+///
+/// Where a model computes [generated tokens apart](GeneratedTokens::Apart), only blocks whose tokens are all of a prompt are in
+/// the cache, because a prompt with the same tokens would have other keys and values.
 #[derive(Debug)]
 pub(crate) struct KvBlocks {
     pool: BlockPool,
     cache: PrefixCache,
     kept: KeptPrefixes,
     limits: ModelLimits,
+    generated: GeneratedTokens,
 }
 
 impl KvBlocks {
@@ -44,12 +48,18 @@ impl KvBlocks {
             cache: PrefixCache::new(limits.num_blocks),
             kept: KeptPrefixes::default(),
             limits,
+            generated: GeneratedTokens::AsInPrompts,
         }
+    }
+
+    /// The same for a model that computes generated tokens in this way.
+    pub(crate) fn with_generated(self, generated: GeneratedTokens) -> Self {
+        Self { generated, ..self }
     }
 
     /// Makes all blocks free and forgets their contents.
     pub(crate) fn clear(&mut self) {
-        *self = Self::new(self.limits.clone());
+        *self = Self::new(self.limits.clone()).with_generated(self.generated);
     }
 
     /// Finds the longest cached prefix of `sequence` that `reader` may find, holds its blocks, at most `limit` of them, and
@@ -233,6 +243,11 @@ impl KvBlocks {
     /// Sizes of the model and of its pool.
     pub(crate) fn limits(&self) -> &ModelLimits {
         &self.limits
+    }
+
+    /// Whether the model computes generated tokens otherwise than the same tokens in a prompt.
+    pub(crate) fn generated(&self) -> GeneratedTokens {
+        self.generated
     }
 
     /// Number of blocks for this many tokens.

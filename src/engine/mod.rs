@@ -50,6 +50,8 @@ mod fair_share_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod generated_tests;
+#[cfg(test)]
 mod kept_prefix_tests;
 #[cfg(test)]
 mod kv_blocks_tests;

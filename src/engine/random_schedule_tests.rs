@@ -2,7 +2,7 @@
 //! on a simulated clock. The scripted model detects any mix-up of blocks, and each outcome is compared with that of the
 //! same sequence run alone.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Instant};
 
 use tracing::Span;
 
@@ -16,7 +16,7 @@ use super::{
     scripted::ScriptedModel,
     testing::{Recorder, STEP, engine, engine_of, run_until_idle, step},
 };
-use crate::backend::{AdapterIndex, ModelLimits};
+use crate::backend::{AdapterIndex, GeneratedTokens, ModelLimits};
 
 /// Random numbers for one schedule. The same seed gives the same schedule.
 pub(super) struct Dice(pub(super) u64);
@@ -125,12 +125,14 @@ impl Scenario {
     }
 
     /// Its probe and token events, and the reason why it ended, when it runs alone and releases no block before its end.
-    fn alone(&self, limits: &ModelLimits) -> (Vec<Event>, FinishReason) {
+    fn alone(&self, limits: &ModelLimits, generated: GeneratedTokens) -> (Vec<Event>, FinishReason) {
         let limits = ModelLimits {
             num_blocks: 100,
             ..limits.clone()
         };
-        let model = ScriptedModel::hashing(limits).with_hidden_window();
+        let model = ScriptedModel::hashing(limits)
+            .with_hidden_window()
+            .with_generated(generated);
         let mut engine = engine_of(model, 1, 1000);
         let (request, recorder) = self.request();
         let now = Instant::now();
@@ -169,15 +171,19 @@ pub(super) fn random_limits(dice: &mut Dice) -> ModelLimits {
 }
 
 /// One random schedule on one random engine.
-fn simulate(seed: u64) -> Outcomes {
+fn simulate(seed: u64, generated: GeneratedTokens) -> Outcomes {
     let mut dice = Dice(seed << 32);
     let limits = random_limits(&mut dice);
     let budget = Budget::new(1 + dice.roll(8), 1 + dice.roll(24));
-    let mut engine = engine(limits.clone(), budget.sequences, budget.tokens);
+    let model = ScriptedModel::hashing(limits.clone()).with_generated(generated);
+    let mut engine = engine_of(model, budget.sequences, budget.tokens);
     let mut ledger = AdmissionLedger::default();
     let mut now = Instant::now();
     let mut clients: Vec<Client> = Vec::new();
-    let mut outcomes = Outcomes::default();
+    let mut outcomes = Outcomes {
+        generated,
+        ..Outcomes::default()
+    };
     // Growing texts, which begin and end at any time. They have dice of their own.
     let mut keeper_dice = Dice((seed << 32) + (1 << 31));
     let mut keepers: Vec<PrefixKeeper> = (0..3).map(|_| PrefixKeeper::default()).collect();
@@ -257,6 +263,8 @@ fn simulate(seed: u64) -> Outcomes {
 
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
+    /// How the model computes generated tokens.
+    pub(super) generated: GeneratedTokens,
     pub(super) refused: usize,
     pub(super) finished: usize,
     pub(super) cached: usize,
@@ -274,7 +282,7 @@ pub(super) struct Outcomes {
 impl Outcomes {
     pub(super) fn count(&mut self, client: &Client, limits: &ModelLimits) {
         let recorder = &client.recorder;
-        let (output, reason) = client.scenario.alone(limits);
+        let (output, reason) = client.scenario.alone(limits, self.generated);
         let own = recorder.output();
         assert!(client.needed.min(limits.most_blocks()) <= limits.num_blocks);
         assert!(
@@ -325,11 +333,11 @@ impl Outcomes {
     }
 }
 
-#[test]
-fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
+/// All outcomes of the random schedules with these seeds.
+fn simulate_all(seeds: Range<u64>, generated: GeneratedTokens) -> Outcomes {
     let mut total = Outcomes::default();
-    for seed in 0..400 {
-        let one = std::panic::catch_unwind(|| simulate(seed));
+    for seed in seeds {
+        let one = std::panic::catch_unwind(|| simulate(seed, generated));
         let one = one.unwrap_or_else(|_| panic!("schedule {seed} went wrong"));
         total.refused += one.refused;
         total.finished += one.finished;
@@ -344,6 +352,22 @@ fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
             *total.late.entry(stage).or_default() += count;
         }
     }
+    total
+}
+
+/// Each sequence has one outcome in whatever company and however often it is preempted, also where a token that a sequence has
+/// generated is another one than the same token in a prompt.
+#[test]
+fn random_schedules_of_a_model_with_generated_tokens_apart_give_what_each_gets_alone() {
+    let total = simulate_all(400..600, GeneratedTokens::Apart);
+    assert!(total.finished > 1000, "{total:?}");
+    assert!(total.cached > 100 && total.preemptions > 100, "{total:?}");
+    assert!(total.outgrown > 20 && total.outgrown_cached > 5, "{total:?}");
+}
+
+#[test]
+fn random_schedules_give_each_sequence_what_it_gets_alone_and_leak_nothing() {
+    let total = simulate_all(0..400, GeneratedTokens::AsInPrompts);
     // The schedules must have met what they are about.
     assert!(total.finished > 5000, "{total:?}");
     assert!(total.cached > 500 && total.preemptions > 500, "{total:?}");

@@ -4,8 +4,10 @@ use std::fmt;
 
 use crate::{
     backend::{
-        BatchSequence, ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput, read_row,
+        BatchSequence, ForwardBatch, GeneratedTokens, LanguageModel, ModelLimits, Readout, StepError,
+        StepOutput, read_row,
     },
+    model::spec::TokenKind,
     random::{GOLDEN, mix},
 };
 
@@ -31,6 +33,7 @@ struct Cell {
 pub struct ScriptedModel {
     limits: ModelLimits,
     window: Option<usize>,
+    generated: GeneratedTokens,
     cells: Vec<Option<Cell>>,
     seen: Vec<Cell>,
     context: Vec<u32>,
@@ -53,6 +56,7 @@ impl ScriptedModel {
         let cells = vec![None; limits.num_blocks * limits.block_size];
         Self {
             window: limits.window,
+            generated: GeneratedTokens::AsInPrompts,
             limits,
             cells,
             seen: Vec::new(),
@@ -79,6 +83,14 @@ impl ScriptedModel {
     #[cfg(test)]
     pub fn with_hidden_window(mut self) -> Self {
         self.limits.window = None;
+        self
+    }
+
+    /// The same model, which computes generated tokens in this way. Where they are computed apart, a generated token counts as
+    /// another one than the same token in a prompt, and the script sees it with its highest bit set.
+    #[cfg(test)]
+    pub fn with_generated(mut self, generated: GeneratedTokens) -> Self {
+        self.generated = generated;
         self
     }
 
@@ -147,6 +159,10 @@ impl ScriptedModel {
                 )));
             }
             let index = self.cell(entry, entry.context + offset)?;
+            let token = match (self.generated, entry.kind) {
+                (GeneratedTokens::Apart, TokenKind::Generated) => token | GENERATED,
+                (GeneratedTokens::Apart, TokenKind::Prompt) | (GeneratedTokens::AsInPrompts, _) => token,
+            };
             prefix = extend(prefix, token);
             let cell = Cell { token, prefix };
             self.cells[index] = Some(cell);
@@ -166,6 +182,10 @@ impl ScriptedModel {
 impl LanguageModel for ScriptedModel {
     fn limits(&self) -> &ModelLimits {
         &self.limits
+    }
+
+    fn generated_tokens(&self) -> GeneratedTokens {
+        self.generated
     }
 
     fn submit(&mut self, batch: &ForwardBatch, mut output: StepOutput) -> Result<(), StepError> {
@@ -201,6 +221,9 @@ impl LanguageModel for ScriptedModel {
     }
 }
 
+/// Marks a generated token, where it counts as another one than in a prompt.
+const GENERATED: u32 = 1 << 31;
+
 const FIRST_PREFIX: u64 = 0x243f_6a88_85a3_08d3;
 
 /// The hash of a prefix with one more token.
@@ -227,6 +250,7 @@ mod tests {
             sequences: vec![BatchSequence {
                 new_tokens: tokens.len(),
                 context,
+                kind: TokenKind::Prompt,
                 block_table: block_table.to_vec(),
                 adapter: None,
                 readout: Readout::Logits,

@@ -15,7 +15,8 @@ use super::{
     tenant::Tenant,
 };
 use crate::{
-    backend::{AdapterIndex, MOST_CANDIDATES, Readout},
+    backend::{AdapterIndex, GeneratedTokens, MOST_CANDIDATES, Readout},
+    model::spec::TokenKind,
     panics,
 };
 
@@ -255,6 +256,34 @@ impl Sequence {
     /// Number of tokens that are not computed yet.
     pub(crate) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// What the next token to compute is.
+    pub(crate) fn next_kind(&self) -> TokenKind {
+        match self.computed < self.prompt_len {
+            true => TokenKind::Prompt,
+            false => TokenKind::Generated,
+        }
+    }
+
+    /// Number of tokens that are not computed yet and can be computed in one step: where generated tokens are computed apart,
+    /// those that are of the same kind as the next one.
+    pub(crate) fn remaining_in_step(&self, generated: GeneratedTokens) -> usize {
+        match (generated, self.next_kind()) {
+            (GeneratedTokens::Apart, TokenKind::Prompt) => self.prompt_len - self.computed,
+            (GeneratedTokens::Apart, TokenKind::Generated) | (GeneratedTokens::AsInPrompts, _) => {
+                self.remaining()
+            }
+        }
+    }
+
+    /// Number of leading tokens whose keys and values other sequences with the same tokens can use, and whose keys and values
+    /// it can use of others.
+    pub(crate) fn reusable_tokens(&self, generated: GeneratedTokens) -> usize {
+        match generated {
+            GeneratedTokens::AsInPrompts => self.tokens.len(),
+            GeneratedTokens::Apart => self.prompt_len,
+        }
     }
 
     /// Number of tokens generated so far, which is also the number of the next draw.

@@ -79,7 +79,7 @@ impl ModelEngine {
         weights: TenantWeights,
     ) -> Self {
         let limits = model.limits().clone();
-        let kv = KvBlocks::new(limits.clone());
+        let kv = KvBlocks::new(limits.clone()).with_generated(model.generated_tokens());
         Self {
             name,
             model,
@@ -185,6 +185,7 @@ impl ModelEngine {
             let mut entry = self.spare.pop().unwrap_or_default();
             entry.new_tokens = sequence.scheduled;
             entry.context = sequence.computed;
+            entry.kind = sequence.next_kind();
             entry.adapter = sequence.adapter;
             entry.block_table.clear();
             entry.block_table.extend_from_slice(&sequence.blocks);
@@ -373,10 +374,11 @@ impl ModelEngine {
     }
 }
 
-/// Puts the sequence's blocks that have become full into the prefix cache.
+/// Puts the sequence's blocks that have become full into the prefix cache, where they are of use to other sequences.
 fn cache_full_blocks(kv: &mut KvBlocks, sequence: &mut Sequence) {
     let size = kv.block_size();
-    while (sequence.cached_blocks + 1) * size <= sequence.computed {
+    let reusable = sequence.reusable_tokens(kv.generated());
+    while (sequence.cached_blocks + 1) * size <= sequence.computed.min(reusable) {
         let i = sequence.cached_blocks;
         let root = Parent::Root(sequence.adapter);
         let parent = i

@@ -1,6 +1,6 @@
 //! Puts configured models into groups that are loaded as one.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use super::{
     error::RegistryError,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     classifier::EncoderKind,
-    model::spec::{Precision, PrecisionChoice, VerdictHeads},
+    model::spec::{Precision, VerdictHeads},
 };
 
 /// A group that is being put together.
@@ -31,18 +31,15 @@ pub(super) fn group(models: Vec<ModelSpec>, placement: &Placement) -> Result<Vec
     let (adapters, mut models): (Vec<_>, Vec<_>) = models.into_iter().partition(|spec| spec.base.is_some());
     for spec in &mut models {
         spec.path = canonical(spec)?;
-        spec.precision.get_or_insert(placement.precision);
     }
-    let judging = automatic_guards(&models, &adapters);
     let specs = Specs {
         models: &models,
         adapters: &adapters,
-        judging: &judging,
     };
     let locations = specs.locations(placement)?;
     for (spec, location) in models.into_iter().zip(locations) {
         let device = location.device;
-        let precision = placement.precision_of(&spec, judging.contains(&spec.path), device);
+        let precision = placement.precision_of(&spec, device);
         let same = |group: &&mut FileGroup| {
             group.file.path == spec.path && group.location.device == device && group.precision == precision
         };
@@ -103,22 +100,6 @@ pub(super) fn group(models: Vec<ModelSpec>, placement: &Placement) -> Result<Vec
         loader: Box::new(group.file),
     };
     Ok(groups.into_iter().map(boxed).collect())
-}
-
-/// Files with an id whose precision is automatic and that is a guard, or has an adapter that is one. All ids of such a
-/// file whose precision is automatic get that of guards, so that they share the file's weights.
-fn automatic_guards(models: &[ModelSpec], adapters: &[ModelSpec]) -> BTreeSet<PathBuf> {
-    let judges = |spec: &ModelSpec| spec.roles.contains(&ModelRole::Guard);
-    let automatic = models
-        .iter()
-        .filter(|spec| spec.precision == Some(PrecisionChoice::Auto));
-    let judging = automatic.filter(|spec| {
-        let mut own = adapters
-            .iter()
-            .filter(|adapter| adapter.base.as_ref() == Some(&spec.id));
-        judges(spec) || own.any(judges)
-    });
-    judging.map(|spec| spec.path.clone()).collect()
 }
 
 /// A quality estimator and a classifier have only that role, and no other model has it. A model with verdict heads is only a guard.

@@ -59,10 +59,9 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn cpu(best_for_judging: Precision) -> Self {
+    fn cpu(best_precision: Precision) -> Self {
         let device = DeviceInfo {
-            best_for_judging,
-            best_for_answering: Precision::Int8,
+            best_precision,
             ..CpuBackend::new(1).device().clone()
         };
         Self { device, own: None }
@@ -282,10 +281,9 @@ fn without_a_processor_a_model_that_no_card_holds_is_refused_with_the_numbers() 
     );
 }
 
-/// Ids and precision of each group on a device that is fastest at judging in this precision, where nothing else is
-/// said.
-fn grouped_on(models: Vec<ModelSpec>, best_for_judging: Precision) -> Vec<(Vec<String>, Precision)> {
-    let groups = placed(models, vec![Scripted::cpu(best_for_judging)]).unwrap();
+/// Ids and precision of each group on a device that is fastest in this precision, where nothing else is said.
+fn grouped_on(models: Vec<ModelSpec>, best_precision: Precision) -> Vec<(Vec<String>, Precision)> {
+    let groups = placed(models, vec![Scripted::cpu(best_precision)]).unwrap();
     let ids = |group: &ModelGroup| group.specs.iter().map(|spec| spec.id.clone()).collect();
     groups.iter().map(|group| (ids(group), group.precision)).collect()
 }
@@ -348,29 +346,24 @@ fn ids_of_one_file_share_a_model_when_they_have_the_same_precision() {
 }
 
 #[test]
-fn guards_with_automatic_precision_compute_in_bf16_where_there_are_tiles() {
+fn an_automatic_precision_is_the_fastest_of_the_device_in_every_role() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let other = tempfile::NamedTempFile::new().unwrap();
-    let models = || {
-        vec![
-            // Two ids of one file: the guard decides for both, and they are one model.
-            spec("target", file.path(), None),
-            guard(spec("guard", file.path(), Some(PrecisionChoice::Auto))),
-            spec("alone", other.path(), None),
-        ]
+    let adapter = ModelSpec {
+        base: Some("alone".to_owned()),
+        roles: vec![ModelRole::Guard],
+        ..spec("tuned", other.path(), None)
     };
-    let found = grouped_on(models(), Precision::Bf16);
-    let expected = [
-        (ids(["target", "guard"]), Precision::Bf16),
-        (ids(["alone"]), Precision::Int8),
+    let models = vec![
+        spec("target", file.path(), None),
+        guard(spec("guard", file.path(), Some(PrecisionChoice::Auto))),
+        spec("alone", other.path(), None),
+        adapter,
     ];
-    assert_eq!(found, expected);
-    let found = grouped_on(models(), Precision::Int8);
-    let expected = [
-        (ids(["target", "guard"]), Precision::Int8),
-        (ids(["alone"]), Precision::Int8),
-    ];
-    assert_eq!(found, expected);
+    for best in Precision::ALL {
+        let expected = [(ids(["target", "guard"]), best), (ids(["alone", "tuned"]), best)];
+        assert_eq!(grouped_on(models.clone(), best), expected);
+    }
 }
 
 #[test]
@@ -379,36 +372,18 @@ fn a_configured_precision_is_kept_and_decides_for_no_other_id() {
     let models = vec![
         spec("target", file.path(), None),
         guard(spec("exact", file.path(), only(Precision::F32))),
+        spec("named", file.path(), only(Precision::Int8)),
     ];
     let expected = [
-        (ids(["target"]), Precision::Int8),
+        (ids(["target"]), Precision::Mixed),
         (ids(["exact"]), Precision::F32),
+        (ids(["named"]), Precision::Int8),
     ];
-    assert_eq!(grouped_on(models, Precision::Bf16), expected);
+    assert_eq!(grouped_on(models, Precision::Mixed), expected);
 }
 
 #[test]
-fn an_adapter_that_is_a_guard_makes_its_base_compute_as_one() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let models = |roles| {
-        let adapter = ModelSpec {
-            base: Some("base".to_owned()),
-            roles,
-            ..spec("tuned", file.path(), None)
-        };
-        vec![spec("base", file.path(), None), adapter]
-    };
-    for (roles, precision) in [
-        (vec![ModelRole::Guard], Precision::Bf16),
-        (vec![ModelRole::Target], Precision::Int8),
-    ] {
-        let expected = [(ids(["base", "tuned"]), precision)];
-        assert_eq!(grouped_on(models(roles), Precision::Bf16), expected);
-    }
-}
-
-#[test]
-fn estimators_in_int8_and_f32_are_one_model() {
+fn estimators_in_mixed_int8_and_f32_are_one_model() {
     let folder = tempfile::tempdir().unwrap();
     let config = r#"{"architectures": ["UnifiedMetric"]}"#;
     std::fs::write(folder.path().join("config.json"), config).unwrap();
@@ -420,7 +395,11 @@ fn estimators_in_int8_and_f32_are_one_model() {
         spec("a", None),
         spec("b", only(Precision::F32)),
         spec("c", only(Precision::Bf16)),
+        spec("d", only(Precision::Int8)),
     ];
-    let expected = [(ids(["a", "b"]), Precision::F32), (ids(["c"]), Precision::Bf16)];
-    assert_eq!(grouped(models), expected);
+    let expected = [
+        (ids(["a", "b", "d"]), Precision::F32),
+        (ids(["c"]), Precision::Bf16),
+    ];
+    assert_eq!(grouped_on(models, Precision::Mixed), expected);
 }

@@ -1,7 +1,7 @@
 //! Finds the device that each configured model is loaded onto: the one that it names, or the one that automatic placement
 //! chooses by what the model needs on each card.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use super::{
     budget::MemoryNeed,
@@ -85,12 +85,9 @@ impl Placement {
     }
 
     /// The precision that a model is computed in on a device.
-    pub(super) fn precision_of(&self, spec: &ModelSpec, judges: bool, device: usize) -> Precision {
+    pub(super) fn precision_of(&self, spec: &ModelSpec, device: usize) -> Precision {
         let backend = &self.devices[device].backend;
-        let best = match judges {
-            true => backend.device().best_for_judging,
-            false => backend.device().best_for_answering,
-        };
+        let best = backend.device().best_precision;
         let requested = spec.precision.unwrap_or(self.precision).or(best);
         backend.effective_precision(&spec.path, requested)
     }
@@ -127,8 +124,6 @@ struct Unit {
 pub(super) struct Specs<'a> {
     pub(super) models: &'a [ModelSpec],
     pub(super) adapters: &'a [ModelSpec],
-    /// Files whose automatic precision is that of guards.
-    pub(super) judging: &'a BTreeSet<PathBuf>,
 }
 
 impl Specs<'_> {
@@ -138,8 +133,7 @@ impl Specs<'_> {
         let mut units: Vec<Unit> = Vec::new();
         for &position in positions {
             let spec = &self.models[position];
-            let judges = self.judging.contains(&spec.path);
-            let precision = |device: &usize| placement.precision_of(spec, judges, *device);
+            let precision = |device: &usize| placement.precision_of(spec, *device);
             let precisions: Vec<Precision> = devices.iter().map(precision).collect();
             let own = self
                 .adapters

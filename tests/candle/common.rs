@@ -8,7 +8,7 @@ use babelward::{
         LoadedModel, Readout, StepOutput, candle::CandleBackend,
     },
     fetch::{self, Progress},
-    model::spec::{CandleDevice, Precision},
+    model::spec::{CandleDevice, Precision, TokenKind},
 };
 use serde_json::Value;
 
@@ -73,6 +73,7 @@ pub fn sequence(context: usize, new_tokens: usize, block_table: Vec<u32>) -> Bat
     BatchSequence {
         new_tokens,
         context,
+        kind: TokenKind::Prompt,
         block_table,
         adapter: None,
         readout: Readout::Logits,

@@ -28,6 +28,22 @@ fn a_missing_file_is_named() {
     assert!(candle().footprint(path, &[], &options).is_err());
 }
 
+/// Its products are the same for all tokens.
+#[test]
+fn a_precision_by_the_kind_of_token_is_refused_before_anything_is_read() {
+    let path = golden("models/gqa-untied-f32");
+    let options = load_options(Precision::Mixed, 1 << 20);
+    let said = "do not compute in mixed; set the precision to auto, int8, bf16 or f32";
+    let refusals = [
+        candle().footprint(&path, &[], &options).err(),
+        candle().load(&path, &[], &options).err(),
+    ];
+    for error in refusals {
+        let error = with_causes(&error.expect("it was not refused"));
+        assert!(error.ends_with(said), "{error}");
+    }
+}
+
 #[test]
 fn a_pool_that_is_too_small_says_what_is_needed() {
     // Two layers of two heads of 16, keys and values, 16 tokens in f32: 8,192 bytes for a block.

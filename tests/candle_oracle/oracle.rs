@@ -19,7 +19,7 @@ use babelward::{
         Backend as _, BatchLimits, BatchSequence, DecodeLaunch, ForwardBatch, LoadOptions, LoadedModel,
         Readout, StepOutput, cpu::CpuBackend,
     },
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
 };
 use candle_core::{DType, Device, Tensor};
 
@@ -56,6 +56,7 @@ fn ours(loaded: &mut LoadedModel, tokens: &[u32]) -> Vec<f32> {
         sequences: vec![BatchSequence {
             new_tokens: tokens.len(),
             context: 0,
+            kind: TokenKind::Prompt,
             block_table: (0..blocks).collect(),
             adapter: None,
             readout: Readout::Logits,

@@ -313,6 +313,43 @@ fn engine_bench_measures_several_numbers_of_sequences_with_a_pool_for_the_most()
 }
 
 #[test]
+fn engine_bench_says_in_which_precision_it_computed() {
+    let computed_in = |precision| {
+        let outcome = engine_bench(&["--decode-tokens", "2", "--precision", precision]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        report["precision"].as_str().unwrap().to_owned()
+    };
+    for precision in ["mixed", "int8", "bf16", "f32"] {
+        assert_eq!(computed_in(precision), precision);
+    }
+    let chosen = computed_in("auto");
+    assert!(["mixed", "int8"].contains(&chosen.as_str()), "{chosen}");
+}
+
+#[test]
+fn engine_bench_prints_where_the_time_goes() {
+    let outcome = engine_bench(&["--decode-tokens", "2", "--precision", "mixed", "--profile"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let lines: Vec<Value> = outcome
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let phases: Vec<_> = lines.iter().map(|line| line["profile"].as_str()).collect();
+    assert_eq!(phases, [None, Some("prefill"), Some("decode")]);
+    for line in &lines[1..] {
+        let operations = line["operations"].as_array().unwrap();
+        let shares: f64 = operations.iter().map(|one| one["share"].as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-9, "{line}");
+        assert!(
+            operations.iter().any(|one| one["operation"] == "attention"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn engine_bench_refuses_what_it_cannot_measure_with_the_reason() {
     let refused = |arguments: &[&str], part: &str| {
         let outcome = engine_bench(arguments);

@@ -5,7 +5,7 @@ use babelward::{
         AdapterIndex, Backend as _, BatchSequence, ForwardBatch, LanguageModel, Readout, StepOutput,
         cpu::CpuBackend,
     },
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
 };
 
 use crate::{
@@ -27,6 +27,7 @@ fn rows(model: &mut dyn LanguageModel, tokens: &[u32]) -> Vec<Vec<f32>> {
     let sequences = adapters.iter().zip(0..).map(|(adapter, sequence)| BatchSequence {
         new_tokens: tokens.len(),
         context: 0,
+        kind: TokenKind::Prompt,
         block_table: (sequence * blocks..(sequence + 1) * blocks).collect(),
         adapter: *adapter,
         readout: Readout::Logits,

@@ -5,12 +5,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use babelward::backend::{
-    Backend as _, BatchSequence, ForwardBatch, LoadedModel, Readout, StepError, StepOutput,
-    cuda::{
-        CudaBackend,
-        driver::{Consequence, DriverError},
+use babelward::{
+    backend::{
+        Backend as _, BatchSequence, ForwardBatch, LoadedModel, Readout, StepError, StepOutput,
+        cuda::{
+            CudaBackend,
+            driver::{Consequence, DriverError},
+        },
     },
+    model::spec::TokenKind,
 };
 
 use crate::{
@@ -85,6 +88,7 @@ fn batch(decode: bool) -> ForwardBatch {
         sequences: vec![BatchSequence {
             new_tokens: tokens.len(),
             context,
+            kind: TokenKind::Prompt,
             block_table: vec![1],
             adapter: None,
             readout: Readout::Logits,

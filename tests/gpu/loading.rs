@@ -7,7 +7,10 @@ use babelward::{
         Backend as _, BatchLimits, BatchSequence, ForwardBatch, LoadOptions, Readout, StepError, StepOutput,
         cuda::{CudaBackend, OpenError, driver::Architecture},
     },
-    model::{LoadError, spec::Precision},
+    model::{
+        LoadError,
+        spec::{Precision, TokenKind},
+    },
 };
 
 use crate::{
@@ -116,6 +119,7 @@ fn a_batch_that_there_is_no_room_for_is_refused_and_the_next_one_is_computed() {
     let sequence = |new_tokens, readout| BatchSequence {
         new_tokens,
         context: 0,
+        kind: TokenKind::Prompt,
         block_table: vec![0, 1, 2, 3, 4, 5, 6, 7],
         adapter: None,
         readout,

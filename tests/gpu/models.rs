@@ -8,7 +8,7 @@ use babelward::{
         StepOutput,
         cuda::{CudaBackend, driver::Card},
     },
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
 };
 use serde_json::Value;
 
@@ -56,6 +56,7 @@ pub fn step(model: &mut dyn LanguageModel, parts: &[Part<'_>]) -> StepOutput {
     let sequence = |part: &Part<'_>| BatchSequence {
         new_tokens: part.tokens.len(),
         context: part.context,
+        kind: TokenKind::Prompt,
         block_table: part.blocks.to_vec(),
         adapter: None,
         readout: part.readout.clone(),

@@ -9,7 +9,7 @@ use babelward::{
         cpu::CpuBackend,
     },
     classifier::{EncoderKind, TextClassifier, labels_of},
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
     text::{Allowance, Tokenizer, Watch},
 };
 use serde_json::Value;
@@ -54,6 +54,7 @@ fn step(model: &mut dyn LanguageModel, labels: usize, parts: &[Part<'_>]) -> Vec
         batch.sequences.push(BatchSequence {
             new_tokens: part.to - part.from,
             context: part.from,
+            kind: TokenKind::Prompt,
             block_table: blocks.map(|block| block as u32).collect(),
             adapter: None,
             readout: match part.to == part.tokens.len() {

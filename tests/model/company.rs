@@ -10,8 +10,8 @@ use std::{
 use babelward::model::spec::Precision;
 use babelward::{
     backend::{
-        AdapterIndex, Backend, BatchLimits, ForwardBatch, LanguageModel, LoadOptions, ModelLimits, StepError,
-        StepOutput, cpu::CpuBackend,
+        AdapterIndex, Backend, BatchLimits, ForwardBatch, GeneratedTokens, LanguageModel, LoadOptions,
+        ModelLimits, StepError, StepOutput, cpu::CpuBackend,
     },
     engine::{
         self, CancelFlag, Clock, Driver, EngineConfig, EngineHandle, Event, ModelIndex, OutputSpec, Priority,
@@ -69,6 +69,10 @@ impl KeepsAll {
 impl LanguageModel for KeepsAll {
     fn limits(&self) -> &ModelLimits {
         &self.1
+    }
+
+    fn generated_tokens(&self) -> GeneratedTokens {
+        self.0.generated_tokens()
     }
 
     fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {
@@ -175,6 +179,11 @@ fn submit(handle: &EngineHandle, ask: &Ask) -> mpsc::Receiver<Event> {
 }
 
 fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
+    finished(events).0
+}
+
+/// The outcome, and how many tokens of the prompt were found in the cache.
+fn finished(events: &mpsc::Receiver<Event>) -> (Outcome, usize) {
     let (mut probe, mut greedy, mut tokens) = (Vec::new(), 0, Vec::new());
     loop {
         match events.recv_timeout(Duration::from_secs(120)).unwrap() {
@@ -184,7 +193,7 @@ fn outcome(events: &mpsc::Receiver<Event>) -> Outcome {
                 greedy = found.greedy;
             }
             Event::Token(token) => tokens.push((token.id, token.logprobs.unwrap().chosen.to_bits())),
-            Event::Finished(_) => return (probe, greedy, tokens),
+            Event::Finished(summary) => return ((probe, greedy, tokens), summary.cached_tokens),
             Event::Failed(error) => panic!("{error}"),
         }
     }
@@ -288,6 +297,64 @@ proptest! {
     }
 }
 
+/// Bytes of a block of the model's KV pool.
+fn block_bytes(model: &Model) -> usize {
+    let options = load_options(model.precision, 0);
+    let footprint = CpuBackend::new(1).footprint(&model.path, &[], &options);
+    footprint.unwrap().kv_block_bytes as usize
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Tokens of prompts and generated tokens have bits of their own, and none of them depends on which it stands beside.
+    #[test]
+    fn random_mixes_on_a_quantised_model_in_mixed(
+        mix in mixes(256, 0), format in prop::sample::select(vec!["q8_0", "q4_1"]),
+    ) {
+        let model = Model {
+            precision: Precision::Mixed,
+            ..Model::plain(format!("dummy:tiny:{format}"))
+        };
+        check_mix(&model, block_bytes(&model), &mix)?;
+    }
+}
+
+/// The next turn of a conversation, whose prompt is the one before, its answer and more, has the bits that it has alone. In
+/// mixed nothing of the answer is found in the cache, for its keys and values are not those of a prompt.
+#[test]
+fn a_conversation_goes_on_as_if_nothing_were_cached() {
+    for (precision, cached) in [
+        (Precision::Int8, 48),
+        (Precision::Bf16, 48),
+        (Precision::Mixed, 32),
+    ] {
+        let model = Model {
+            precision,
+            ..Model::plain("dummy:tiny:q8_0")
+        };
+        let mut ask = Ask {
+            prompt: (0..40).map(|i| i * 11 % 256).collect(),
+            new_tokens: 20,
+            sampled: true,
+            seed: 3,
+            priority: Priority::Interactive,
+            adapter: None,
+        };
+        let (handle, thread) = start(&model, 64 << 20, 48, 4);
+        let ((_, _, answer), _) = finished(&submit(&handle, &ask));
+        ask.prompt.extend(answer.iter().map(|(token, _)| token));
+        ask.prompt.extend([1, 2, 3]);
+        let found = finished(&submit(&handle, &ask));
+        let again = finished(&submit(&handle, &ask));
+        let alone = alone(&model, std::slice::from_ref(&ask)).remove(0);
+        assert_eq!(found, (alone.clone(), cached), "{precision:?}");
+        // 63 tokens: what has been a prompt once is found whole.
+        assert_eq!(again, (alone, 48), "{precision:?}");
+        handle.shutdown();
+        assert!(thread.join(Duration::from_secs(30)));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
@@ -305,7 +372,7 @@ proptest! {
     #[test]
     fn random_mixes_of_a_model_and_its_adapters(
         mix in mixes(160, 2),
-        (precision, block_bytes) in prop::sample::select(vec![(Precision::Int8, 4096), (Precision::Bf16, 6144)]),
+        (precision, block_bytes) in prop::sample::select(vec![(Precision::Int8, 4096), (Precision::Bf16, 6144), (Precision::Mixed, 6144)]),
     ) {
         let model = Model {
             path: golden("models/llama3-rope-tied-bf16/model.gguf"),
@@ -344,6 +411,7 @@ fn sequences_longer_than_the_pool_on_a_model_with_a_window_everywhere() {
         (Precision::F32, 16_384),
         (Precision::Int8, 8192),
         (Precision::Bf16, 8192),
+        (Precision::Mixed, 8192),
     ] {
         let model = Model {
             precision,
@@ -394,7 +462,7 @@ fn a_mix_on_the_real_model() {
             adapter: (s == 5).then_some(AdapterIndex(0)),
         })
         .collect();
-    for precision in [Precision::Int8, Precision::Bf16] {
+    for precision in [Precision::Int8, Precision::Bf16, Precision::Mixed] {
         let model = Model {
             precision,
             adapters: vec!["dummy:4".into()],

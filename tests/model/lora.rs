@@ -9,7 +9,7 @@ use babelward::{
         cpu::CpuBackend,
     },
     errors::with_causes,
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
 };
 use serde_json::Value;
 
@@ -37,6 +37,7 @@ fn step(
         sequences: vec![BatchSequence {
             new_tokens: new.len(),
             context,
+            kind: TokenKind::Prompt,
             block_table: (0..blocks).collect(),
             adapter,
             readout: Readout::Logits,
@@ -175,6 +176,7 @@ fn rows_do_not_depend_on_company_and_the_base_stays_what_it_is() {
                 batch.sequences.push(BatchSequence {
                     new_tokens: count,
                     context: done[i],
+                    kind: TokenKind::Prompt,
                     block_table: (0..10).map(|b| b * 7 + i as u32).collect(),
                     adapter: of(i),
                     readout: Readout::Logits,

@@ -29,6 +29,7 @@ mod freed_memory;
 mod lora;
 mod lora_errors;
 mod memory_estimate;
+mod mixed;
 mod parity;
 mod precision;
 mod quality_parity;

@@ -33,7 +33,7 @@ fn models() -> Vec<PathBuf> {
 fn estimates_are_what_loading_takes() {
     let cpu = CpuBackend::new(1);
     for path in models() {
-        for precision in [Precision::Int8, Precision::F32] {
+        for precision in Precision::ALL {
             let options = load_options(precision, 1 << 20);
             let known = cpu.footprint(&path, &[], &options).unwrap();
             let loaded = cpu.load(&path, &[], &options).unwrap();

@@ -8,7 +8,7 @@ use babelward::backend::{
     Backend, BatchSequence, ForwardBatch, LanguageModel, LoadOptions, LoadedModel, Readout, StepOutput,
     cpu::CpuBackend,
 };
-use babelward::model::spec::Precision;
+use babelward::model::spec::{Precision, TokenKind};
 use serde_json::Value;
 
 use crate::common::{self, golden, load_options};
@@ -40,6 +40,7 @@ fn step(model: &mut dyn LanguageModel, context: usize, new: &[u32]) -> Vec<f32> 
     let sequence = BatchSequence {
         new_tokens: new.len(),
         context,
+        kind: TokenKind::Prompt,
         block_table: (0..blocks).collect(),
         adapter: None,
         readout: Readout::Logits,
@@ -196,6 +197,7 @@ fn rows_do_not_depend_on_company_chunks_or_threads() {
             batch.sequences.push(BatchSequence {
                 new_tokens: count,
                 context: done[index],
+                kind: TokenKind::Prompt,
                 block_table: (0..16).map(|b| (b * 5 + index as u32) % 80).collect(),
                 adapter: None,
                 readout: Readout::Logits,

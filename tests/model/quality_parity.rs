@@ -9,7 +9,7 @@ use babelward::{
         Backend, BatchSequence, ForwardBatch, LanguageModel, LoadedModel, Reading, Readout, StepOutput,
         cpu::CpuBackend,
     },
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
     quality::{EstimatorKind, PairEncoder},
     text::Tokenizer,
 };
@@ -42,6 +42,7 @@ fn step(model: &mut dyn LanguageModel, parts: &[(usize, &[u32], usize, usize)]) 
         batch.sequences.push(BatchSequence {
             new_tokens: to - from,
             context: from,
+            kind: TokenKind::Prompt,
             block_table: (0..20).map(|block| (index * 20 + block) as u32).collect(),
             adapter: None,
             readout: if to == tokens.len() {

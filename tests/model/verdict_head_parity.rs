@@ -8,7 +8,7 @@ use babelward::{
         cpu::CpuBackend,
     },
     model::{
-        spec::{HeadSide, Precision},
+        spec::{HeadSide, Precision, TokenKind},
         verdict_heads_of,
     },
 };
@@ -62,6 +62,7 @@ fn step(
         batch.sequences.push(BatchSequence {
             new_tokens: to - from,
             context: from,
+            kind: TokenKind::Prompt,
             block_table: blocks.map(|block| block as u32).collect(),
             adapter: None,
             readout: match to == asked.tokens.len() {

@@ -78,8 +78,7 @@ impl ScriptedDevice {
             info: DeviceInfo {
                 name: CARD,
                 architecture: "script-1".to_owned(),
-                best_for_judging: Precision::F32,
-                best_for_answering: Precision::F32,
+                best_precision: Precision::F32,
                 determinism: Determinism::BestEffort,
                 execution: Execution::Asynchronous,
                 cost_prior: CostPrior {

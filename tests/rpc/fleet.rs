@@ -37,7 +37,7 @@ pub const EACH: u64 = WEIGHTS + KV;
 fn weights(precision: Precision) -> u64 {
     match precision {
         Precision::Int8 => WEIGHTS / 2,
-        Precision::Bf16 | Precision::F32 => WEIGHTS,
+        Precision::Mixed | Precision::Bf16 | Precision::F32 => WEIGHTS,
     }
 }
 

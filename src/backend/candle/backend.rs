@@ -22,9 +22,14 @@ use crate::{
     },
     model::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource, open_decoder,
-        spec::{CandleDevice, DeviceName, ModelConfig, Precision},
+        spec::{CandleDevice, DeviceName, ModelConfig, Precision, Products, TokenKind},
     },
 };
+
+/// A precision that candle's devices do not compute in.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("candle's devices do not compute in {}; set the precision to auto, int8, bf16 or f32", .0.name())]
+struct UnsupportedPrecision(Precision);
 
 /// A device of candle. It computes decoders, and no estimators of translation quality.
 #[derive(Debug, Clone)]
@@ -48,8 +53,7 @@ impl CandleBackend {
             info: DeviceInfo {
                 name: DeviceName::Candle(device),
                 architecture: device::architecture(device).to_owned(),
-                best_for_judging: best,
-                best_for_answering: best,
+                best_precision: best,
                 // Candle's libraries choose the kernel of a product, and so the order of its sums, by the number of rows.
                 determinism: Determinism::BestEffort,
                 // Products are computed, or waited for, one after the other.
@@ -57,6 +61,23 @@ impl CandleBackend {
                 cost_prior: CostPrior::SMALL_MACHINE,
             },
         })
+    }
+
+    /// How products are computed, which is the same for all tokens.
+    ///
+    /// # Errors
+    /// When candle's devices do not compute in this precision.
+    fn products(&self, precision: Precision) -> Result<Products, LoadFault> {
+        let [prompt, generated] =
+            [TokenKind::Prompt, TokenKind::Generated].map(|kind| precision.products(kind));
+        if prompt == generated {
+            return Ok(prompt);
+        }
+        let problem = ResourceProblem::Device {
+            device: self.info.name,
+            error: Box::new(UnsupportedPrecision(precision)),
+        };
+        Err(problem.into())
     }
 
     fn load_decoder(
@@ -68,13 +89,14 @@ impl CandleBackend {
     ) -> Result<LoadedModel, LoadFault> {
         config.limit_context(options.max_context);
         let (precision, format) = (options.precision, options.precision.kv_format());
+        let products = self.products(precision)?;
         let blocks = pool_blocks(options.kv_bytes, block_bytes(&config, format))?;
         let loaded_adapters = adapters.iter().map(CandleAdapter::describe).collect();
         let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
         let faults = Faults::default();
         let state = CandleState {
             device: self.device.clone(),
-            products: precision.products(),
+            products,
             cache: CandleCache::new(&config, format, blocks, &self.device)?,
             adapters,
             faults: faults.clone(),
@@ -135,7 +157,8 @@ impl Backend for CandleBackend {
             })?;
             config.limit_context(options.max_context);
             let place = Place {
-                precision: options.precision,
+                products: self.products(options.precision)?,
+                kv_format: options.precision.kv_format(),
                 on_cpu: self.device.is_cpu(),
             };
             let mut footprint = footprint::of_decoder(&config, source, place, options.batch)?;

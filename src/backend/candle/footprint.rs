@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         TensorError, WeightSource,
-        spec::{ModelConfig, Precision, Products},
+        spec::{KvFormat, ModelConfig, Products},
     },
 };
 
@@ -26,16 +26,20 @@ pub(super) fn of_decoder(
     place: Place,
     batch: BatchLimits,
 ) -> Result<Footprint, TensorError> {
-    let (products, format) = (place.precision.products(), place.precision.kv_format());
     Ok(Footprint {
         architecture: config.architecture.clone(),
         context_length: config.context_length,
         held_tokens: held_tokens(config, BLOCK_TOKENS),
         weight_bytes: weight_bytes(config, source, |matrix| {
-            bytes_for(matrix.format, matrix.rows * matrix.cols, products, place.on_cpu) as usize
+            bytes_for(
+                matrix.format,
+                matrix.rows * matrix.cols,
+                place.products,
+                place.on_cpu,
+            ) as usize
         })?,
         scratch_bytes: scratch_bytes(config, place, batch),
-        kv_block_bytes: block_bytes(config, format) as u64,
+        kv_block_bytes: block_bytes(config, place.kv_format) as u64,
         kv_most_bytes: None,
         block_tokens: BLOCK_TOKENS,
     })
@@ -44,7 +48,8 @@ pub(super) fn of_decoder(
 /// Where and how a decoder will be computed.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    pub precision: Precision,
+    pub products: Products,
+    pub kv_format: KvFormat,
     /// Whether it is the host's processor.
     pub on_cpu: bool,
 }
@@ -64,7 +69,7 @@ fn scratch_bytes(config: &ModelConfig, place: Place, batch: BatchLimits) -> u64 
     // Logits: as computed, scaled and capped, and the host's copy.
     let head = 4 * sizes.vocab;
     // Where the host has no products in bf16, candle widens each matrix for its product.
-    let widened = match (place.on_cpu, place.precision.products()) {
+    let widened = match (place.on_cpu, place.products) {
         (true, Products::Bf16) => sizes.hidden * sizes.vocab.max(2 * sizes.ffn).max(queries + 2 * keys),
         (true, Products::F32 | Products::Int8) | (false, _) => 0,
     };

@@ -10,7 +10,7 @@ use crate::{
         decoder::ops::{DecoderOps as _, Embedding, LogitScaling, NormParameters, Output},
     },
     model::spec::{
-        Family, KvFormat, MatrixSource, ModelConfig, NormKind, Products, RawElements, Rope, Sizes,
+        Family, KvFormat, MatrixSource, ModelConfig, NormKind, Products, RawElements, Rope, Sizes, TokenKind,
     },
 };
 
@@ -45,6 +45,7 @@ fn batch() -> ForwardBatch {
         sequences: vec![BatchSequence {
             new_tokens: 1,
             context: 0,
+            kind: TokenKind::Prompt,
             block_table: vec![1],
             adapter: None,
             readout: Readout::Logits,

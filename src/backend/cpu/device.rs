@@ -37,19 +37,34 @@ impl CpuBackend {
     /// A device whose models compute on `threads` threads each, with the best instruction set that the processor has.
     pub fn new(threads: usize) -> Self {
         let isa = Isa::detect();
-        let bf16 = isa.bf16_products();
         Self {
             threads,
             device: DeviceInfo {
                 name: DeviceName::Cpu,
                 architecture: isa.name().to_owned(),
-                best_for_judging: bf16.best_for_judging(),
-                best_for_answering: bf16.best_for_answering(),
+                best_precision: isa.best_precision(),
                 determinism: Determinism::BatchInvariant,
                 execution: Execution::Synchronous,
                 cost_prior: CostPrior::SMALL_MACHINE,
             },
         }
+    }
+
+    /// The state of a decoder before its weights are loaded, whose context window is limited as the options say.
+    pub(super) fn ops(
+        &self,
+        config: &mut ModelConfig,
+        adapters: Vec<CpuAdapter>,
+        options: &LoadOptions,
+    ) -> Result<(CpuOps, ModelLimits), ResourceProblem> {
+        config.limit_context(options.max_context);
+        let (precision, kv_format) = (options.precision, options.precision.kv_format());
+        let blocks = pool_blocks(options.kv_bytes, KvCache::block_bytes(config, kv_format))?;
+        let cache = KvCache::new(config, kv_format, blocks)
+            .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;
+        let limits = ModelLimits::of_decoder(config, BLOCK_TOKENS, blocks);
+        let compute = Compute::start(self.threads)?;
+        Ok((CpuOps::new(config, compute, precision, cache, adapters), limits))
     }
 
     pub(super) fn load_decoder(
@@ -59,15 +74,8 @@ impl CpuBackend {
         adapters: Vec<CpuAdapter>,
         options: &LoadOptions,
     ) -> Result<LoadedModel, LoadFault> {
-        config.limit_context(options.max_context);
-        let (precision, kv_format) = (options.precision, options.precision.kv_format());
-        let blocks = pool_blocks(options.kv_bytes, KvCache::block_bytes(&config, kv_format))?;
         let loaded_adapters = adapters.iter().map(CpuAdapter::describe).collect();
-        let cache = KvCache::new(&config, kv_format, blocks)
-            .map_err(|error| ResourceProblem::KvMemory { blocks, error })?;
-        let limits = ModelLimits::of_decoder(&config, BLOCK_TOKENS, blocks);
-        let compute = Compute::start(self.threads)?;
-        let ops = CpuOps::new(&config, compute, precision.products(), cache, adapters);
+        let (ops, limits) = self.ops(&mut config, adapters, options)?;
         let heads = config.verdict_heads.as_ref();
         let heads = heads
             .map(|heads| HeadWeights::read(&config, heads, source))
@@ -86,7 +94,7 @@ impl CpuBackend {
             layers: config.layers.len(),
             parameters: summary.parameters + head_values,
             dtype: summary.dtype,
-            precision,
+            precision: options.precision,
             determinism: self.device.determinism,
             weight_bytes: summary.bytes + head_values * size_of::<f32>() as u64,
             adapters: loaded_adapters,
@@ -105,7 +113,7 @@ impl Backend for CpuBackend {
     }
 
     fn self_test(&self) -> Vec<DeviceFinding> {
-        self_test::of_processor(self, &[Precision::Int8, Precision::Bf16, Precision::F32])
+        self_test::of_processor(self, &Precision::ALL)
     }
 
     fn effective_precision(&self, path: &Path, requested: Precision) -> Precision {
@@ -130,8 +138,7 @@ impl Backend for CpuBackend {
                     .map(|weights| CpuAdapter::bytes_for(&weights))
             })?;
             config.limit_context(options.max_context);
-            let mut footprint =
-                footprint::of_decoder(&config, source, options.precision.kv_format(), options.batch)?;
+            let mut footprint = footprint::of_decoder(&config, source, options.precision, options.batch)?;
             footprint.weight_bytes += adapters.iter().map(|bytes| *bytes as u64).sum::<u64>();
             Ok(footprint)
         })

@@ -11,7 +11,7 @@ use crate::{
     },
     model::{
         TensorError, WeightSource,
-        spec::{KvFormat, ModelConfig},
+        spec::{ModelConfig, Precision},
     },
 };
 
@@ -22,7 +22,7 @@ use crate::{
 pub(super) fn of_decoder(
     config: &ModelConfig,
     source: &dyn WeightSource,
-    kv_format: KvFormat,
+    precision: Precision,
     batch: BatchLimits,
 ) -> Result<Footprint, TensorError> {
     Ok(Footprint {
@@ -32,21 +32,28 @@ pub(super) fn of_decoder(
         weight_bytes: weight_bytes(config, source, |matrix| {
             PackedMatrix::bytes_for(matrix.format, matrix.rows, matrix.cols)
         })?,
-        scratch_bytes: scratch_bytes(config, batch),
-        kv_block_bytes: KvCache::block_bytes(config, kv_format) as u64,
+        scratch_bytes: scratch_bytes(config, precision, batch),
+        kv_block_bytes: KvCache::block_bytes(config, precision.kv_format()) as u64,
         kv_most_bytes: None,
         block_tokens: BLOCK_TOKENS,
     })
 }
 
 /// Bytes of a batch's rows between the operations of the layers, and of the logits.
-fn scratch_bytes(config: &ModelConfig, batch: BatchLimits) -> u64 {
+fn scratch_bytes(config: &ModelConfig, precision: Precision, batch: BatchLimits) -> u64 {
     let sizes = config.sizes;
     let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
     // Values of a row: the residual stream, its norm, and a projection that is added to it; queries, keys, values and the
-    // output of attention; gate, up and their product. A quarter of the widest is there once more, as eight-bit integers.
+    // output of attention; gate, up and their product. The widest is there once more as products read it: as eight-bit integers,
+    // or as bf16, for which processors without tiles have vectors of f32. In mixed steps differ in which rows there are most of.
     let row = 3 * sizes.hidden + 2 * queries + 2 * keys + 3 * sizes.ffn;
-    let integers = sizes.ffn.max(sizes.hidden).max(queries) / 4;
+    let widest = sizes.ffn.max(sizes.hidden).max(queries);
+    let rounded = match precision {
+        Precision::F32 => 0,
+        Precision::Int8 => widest / 4,
+        Precision::Bf16 => widest,
+        Precision::Mixed => widest + widest / 4,
+    };
     let head = sizes.vocab + 2 * sizes.hidden;
-    4 * (batch.tokens * (row + integers) + batch.sequences * head) as u64
+    4 * (batch.tokens * (row + rounded) + batch.sequences * head) as u64
 }

@@ -9,8 +9,12 @@ mod footprint;
 pub mod kernels;
 mod kv_cache;
 mod ops;
+mod profile;
 #[cfg(test)]
 mod tests;
 mod verdict_model;
 
-pub use self::device::CpuBackend;
+pub use self::{
+    device::CpuBackend,
+    profile::{OperationTime, Profile, ProfileError},
+};

@@ -8,26 +8,28 @@ use super::{
     compute::Compute,
     kernels::{
         self, Arena, AttentionSpan, BLOCK_TOKENS, Linear, Norm, PackedMatrix, RowGroups, RowRun, SlotMapping,
-        add_low_rank, attention, gate, matmul, rope_and_store, soft_cap,
+        TokenRows, add_low_rank, attention, gate, matmul_by_kind, rope_and_store, soft_cap,
     },
     kv_cache::KvCache,
 };
 use crate::{
     backend::{
-        BatchSequence, ForwardBatch, Readout, StepError, StepOutput,
+        BatchSequence, ForwardBatch, GeneratedTokens, Readout, StepError, StepOutput,
         decoder::ops::{
             AdapterPoint, AttentionPoint, DecoderOps, Embedding, GatedFeedForward, GatedRows, LogitScaling,
             NormParameters, Output, PartError, RowSet,
         },
         reading::read_row,
     },
-    model::spec::{Activation, AttentionLayer, MatrixSource, ModelConfig, Products, Rotation},
+    model::spec::{Activation, AttentionLayer, MatrixSource, ModelConfig, Precision, Rotation, TokenKind},
 };
 
 /// A decoder's state on the CPU.
 pub(super) struct CpuOps {
     compute: Compute,
-    products: Products,
+    precision: Precision,
+    /// Whether any product computes rows of generated tokens otherwise than rows of prompts.
+    generated: GeneratedTokens,
     /// The memory that weights are packed into.
     arena: Arena,
     weight_bytes: usize,
@@ -38,45 +40,92 @@ pub(super) struct CpuOps {
     /// Where the keys and values of each row are stored.
     slots: SlotMapping,
     angles: Angles,
+    /// How many of the leading rows that are computed now are of prompts.
+    prompt_rows: usize,
     /// What the step under way has read so far.
     output: StepOutput,
 }
 
-/// The rows of a step, and the batch that they come from.
+/// The rows of a step: those of prompts first, then those of generated tokens, so that products find rows of a kind side by
+/// side. A batch may have its sequences in any order.
 pub(super) struct CpuStep<'a> {
-    batch: &'a ForwardBatch,
+    /// The sequences in the order of their rows.
+    sequences: Vec<&'a BatchSequence>,
+    /// The tokens in the order of their rows.
+    tokens: Vec<u32>,
     all: Rows<'a>,
     read: Rows<'a>,
     /// Indices of the rows that are read among all rows.
     read_rows: Vec<usize>,
+    /// What is read, in the order of the batch.
+    readings: Vec<RowReading<'a>>,
 }
 
-/// Some rows of a step, as attention and adapters need to know them.
+/// A sequence of a batch.
+struct BatchPart<'a> {
+    /// Index in the batch.
+    position: usize,
+    sequence: &'a BatchSequence,
+    /// Its new tokens.
+    tokens: &'a [u32],
+}
+
+/// What is read of a row.
+struct RowReading<'a> {
+    readout: &'a Readout,
+    /// Index among the rows that are read.
+    row: usize,
+}
+
+/// Some rows of a step, as products, attention and adapters need to know them.
 struct Rows<'a> {
+    /// How many of the leading rows are of prompts.
+    prompt: usize,
     spans: Vec<AttentionSpan<'a>>,
     /// The rows of each adapter.
     adapted: RowGroups,
 }
 
 impl<'a> Rows<'a> {
-    fn new(spans: Vec<AttentionSpan<'a>>, adapters: impl Iterator<Item = RowRun>) -> Self {
+    /// The rows of these spans, each with its sequence.
+    fn new(spans: Vec<AttentionSpan<'a>>, sequences: &[&BatchSequence]) -> Self {
         let mut adapted = RowGroups::default();
-        adapted.set(adapters);
-        Self { spans, adapted }
+        adapted.set(spans.iter().zip(sequences).map(|(span, sequence)| RowRun {
+            update: sequence.adapter.map(|adapter| adapter.0),
+            count: span.rows,
+        }));
+        let of_prompts = spans
+            .iter()
+            .zip(sequences)
+            .filter(|(_, s)| s.kind == TokenKind::Prompt);
+        Self {
+            prompt: of_prompts.map(|(span, _)| span.rows).sum(),
+            adapted,
+            spans,
+        }
     }
 }
 
 impl<'a> CpuStep<'a> {
     fn new(batch: &'a ForwardBatch) -> Self {
-        let adapted = |s: &BatchSequence, count| RowRun {
-            update: s.adapter.map(|adapter| adapter.0),
-            count,
-        };
-        let mut all = Vec::with_capacity(batch.sequences.len());
-        let mut read = Vec::new();
-        let mut read_rows = Vec::new();
+        let mut rest = &batch.tokens[..];
+        let parts = batch.sequences.iter().enumerate().map(|(position, sequence)| {
+            let (tokens, after) = rest.split_at(sequence.new_tokens);
+            rest = after;
+            BatchPart {
+                position,
+                sequence,
+                tokens,
+            }
+        });
+        let mut parts: Vec<BatchPart<'a>> = parts.collect();
+        // This keeps the order of sequences of a kind.
+        parts.sort_by_key(|part| part.sequence.kind);
+        let mut all = Vec::with_capacity(parts.len());
+        let (mut read, mut reading, mut read_rows) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_row = 0;
-        for sequence in &batch.sequences {
+        for part in &parts {
+            let sequence = part.sequence;
             all.push(AttentionSpan {
                 first_row,
                 rows: sequence.new_tokens,
@@ -91,16 +140,25 @@ impl<'a> CpuStep<'a> {
                     context: sequence.context + sequence.new_tokens - 1,
                     block_table: &sequence.block_table,
                 });
+                reading.push(part);
                 read_rows.push(first_row - 1);
             }
         }
-        let sequences = batch.sequences.iter();
-        let reading = sequences.clone().filter(|s| s.readout != Readout::None);
+        let sequences: Vec<_> = parts.iter().map(|part| part.sequence).collect();
+        let reading_sequences: Vec<_> = reading.iter().map(|part| part.sequence).collect();
+        let mut order: Vec<usize> = (0..reading.len()).collect();
+        order.sort_by_key(|row| reading[*row].position);
+        let readings = order.into_iter().map(|row| RowReading {
+            readout: &reading[row].sequence.readout,
+            row,
+        });
         Self {
-            batch,
-            all: Rows::new(all, sequences.map(|s| adapted(s, s.new_tokens))),
-            read: Rows::new(read, reading.map(|s| adapted(s, 1))),
+            readings: readings.collect(),
+            tokens: parts.iter().flat_map(|part| part.tokens).copied().collect(),
+            all: Rows::new(all, &sequences),
+            read: Rows::new(read, &reading_sequences),
             read_rows,
+            sequences,
         }
     }
 
@@ -117,13 +175,14 @@ impl CpuOps {
     pub(super) fn new(
         config: &ModelConfig,
         compute: Compute,
-        products: Products,
+        precision: Precision,
         cache: KvCache,
         adapters: Vec<CpuAdapter>,
     ) -> Self {
         Self {
             compute,
-            products,
+            precision,
+            generated: GeneratedTokens::AsInPrompts,
             arena: Arena::default(),
             weight_bytes: 0,
             cache,
@@ -131,6 +190,7 @@ impl CpuOps {
             positions: Vec::new(),
             slots: SlotMapping::default(),
             angles: Angles::new(config.rope.clone(), config.local_rope.clone()),
+            prompt_rows: 0,
             output: StepOutput::default(),
         }
     }
@@ -161,7 +221,10 @@ impl DecoderOps for CpuOps {
                 problem: error.into(),
             })?);
         }
-        let linear = Linear::new(packed, self.products);
+        let linear = Linear::by_kind(packed, |kind| self.precision.products(kind));
+        if !linear.is_uniform() {
+            self.generated = GeneratedTokens::Apart;
+        }
         self.weight_bytes += linear.bytes();
         Ok(linear)
     }
@@ -194,11 +257,17 @@ impl DecoderOps for CpuOps {
         self.adapters.len()
     }
 
+    fn generated_tokens(&self) -> GeneratedTokens {
+        self.generated
+    }
+
     fn begin<'a>(&mut self, batch: &'a ForwardBatch, mut output: StepOutput) -> CpuStep<'a> {
         output.clear();
         self.output = output;
+        let step = CpuStep::new(batch);
+        self.prompt_rows = step.all.prompt;
         self.positions.clear();
-        let slots = batch.sequences.iter().flat_map(|sequence| {
+        let slots = step.sequences.iter().flat_map(|sequence| {
             let positions = sequence.context..sequence.context + sequence.new_tokens;
             self.positions.extend(positions.clone());
             positions.map(move |position| {
@@ -208,11 +277,11 @@ impl DecoderOps for CpuOps {
         });
         self.slots.set(slots);
         self.angles.set(&self.positions);
-        CpuStep::new(batch)
+        step
     }
 
     fn embed(&mut self, step: &CpuStep<'_>, tables: Embedding<'_, Linear>, hidden: &mut Vec<f32>) {
-        let (tokens, width) = (&step.batch.tokens, tables.tokens.cols());
+        let (tokens, width) = (&step.tokens, tables.tokens.cols());
         hidden.resize(tokens.len() * width, 0.0);
         for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
             tables.tokens.read_row(token as usize, row);
@@ -243,7 +312,11 @@ impl DecoderOps for CpuOps {
 
     fn product(&mut self, weights: &Linear, x: &Vec<f32>, out: &mut Vec<f32>, output: Output) {
         out.resize(x.len() / weights.cols() * weights.rows(), 0.0);
-        matmul(&mut self.compute, x, weights, out, output.into());
+        let x = TokenRows {
+            values: x,
+            prompt: self.prompt_rows,
+        };
+        matmul_by_kind(&mut self.compute, x, weights, out, output.into());
     }
 
     fn add_bias(&mut self, bias: &Vec<f32>, rows: &mut Vec<f32>) {
@@ -295,6 +368,10 @@ impl DecoderOps for CpuOps {
             gate_up: mem::take(&mut scratch.gate_up),
             gated: mem::take(&mut scratch.gated),
         };
+        let x = TokenRows {
+            values: x,
+            prompt: self.prompt_rows,
+        };
         products.run(&mut self.compute, x, &mut buffers, out, output.into());
         (scratch.gate_up, scratch.gated) = (buffers.gate_up, buffers.gated);
     }
@@ -310,7 +387,8 @@ impl DecoderOps for CpuOps {
     }
 
     fn keep_read_rows(&mut self, step: &CpuStep<'_>, rows: &mut Vec<f32>) {
-        let count = step.batch.tokens.len();
+        self.prompt_rows = step.read.prompt;
+        let count = step.tokens.len();
         if step.read_rows.len() == count {
             return;
         }
@@ -324,17 +402,21 @@ impl DecoderOps for CpuOps {
     fn read_logits(&mut self, step: &CpuStep<'_>, weights: &Linear, x: &Vec<f32>, scaling: LogitScaling) {
         let StepOutput { logits, readings } = &mut self.output;
         logits.resize(x.len() / weights.cols() * weights.rows(), 0.0);
-        matmul(&mut self.compute, x, weights, logits, kernels::Output::Replace);
+        let x = TokenRows {
+            values: x,
+            prompt: self.prompt_rows,
+        };
+        matmul_by_kind(&mut self.compute, x, weights, logits, kernels::Output::Replace);
         if scaling.scale != 1.0 {
             logits.iter_mut().for_each(|logit| *logit *= scaling.scale);
         }
         if let Some(cap) = scaling.soft_cap {
             soft_cap(self.compute.isa, logits, cap);
         }
-        let readouts = step.batch.sequences.iter().map(|sequence| &sequence.readout);
-        let readouts = readouts.filter(|readout| **readout != Readout::None);
-        let rows = logits.chunks_exact(weights.rows()).enumerate().zip(readouts);
-        readings.extend(rows.filter_map(|((row, logits), readout)| read_row(readout, row, logits)));
+        let width = weights.rows();
+        readings.extend(step.readings.iter().filter_map(|RowReading { readout, row }| {
+            read_row(readout, *row, &logits[row * width..][..width])
+        }));
     }
 
     fn launch(&mut self, _step: &CpuStep<'_>) {

@@ -9,8 +9,8 @@ use std::ops::Range;
 use super::ops::CpuOps;
 use crate::{
     backend::{
-        ForwardBatch, LanguageModel, ModelLimits, ProbeReading, Reading, Readout, StepError, StepOutput,
-        argmax, decoder::Decoder, log_sum_exp, logprob, row_max,
+        ForwardBatch, GeneratedTokens, LanguageModel, ModelLimits, ProbeReading, Reading, Readout, StepError,
+        StepOutput, argmax, decoder::Decoder, log_sum_exp, logprob, row_max,
     },
     model::{
         HeadTensor, Tensor, TensorError, TensorProblem, WeightSource,
@@ -151,6 +151,10 @@ impl VerdictModel {
 impl LanguageModel for VerdictModel {
     fn limits(&self) -> &ModelLimits {
         self.decoder.limits()
+    }
+
+    fn generated_tokens(&self) -> GeneratedTokens {
+        self.decoder.generated_tokens()
     }
 
     fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {

@@ -26,7 +26,7 @@ use crate::{
     },
     model::{
         AdapterWeights, Extent, LoadError, LoadFault, ResourceProblem, WeightSource, open_decoder,
-        spec::{DeviceName, ModelConfig, Precision},
+        spec::{DeviceName, ModelConfig, Precision, TokenKind},
     },
 };
 
@@ -77,8 +77,7 @@ impl CudaBackend {
         let device = DeviceInfo {
             name: DeviceName::Cuda(number),
             architecture: format!("{} ({})", description.architecture, description.name),
-            best_for_judging: Precision::Bf16,
-            best_for_answering: Precision::Bf16,
+            best_precision: Precision::Bf16,
             // What each model's products do is measured when it is loaded.
             determinism: Determinism::BestEffort,
             execution: Execution::Asynchronous,
@@ -188,6 +187,7 @@ fn warm_up(decoder: &mut impl LanguageModel) -> Result<(), StepError> {
         sequences: vec![BatchSequence {
             new_tokens: tokens,
             context: 0,
+            kind: TokenKind::Prompt,
             block_table: vec![0],
             adapter: None,
             readout: Readout::Logits,

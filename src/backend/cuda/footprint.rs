@@ -42,7 +42,7 @@ impl WeightStorage {
         match precision {
             Precision::Bf16 => Ok(Self::Rounded),
             Precision::Int8 => Ok(Self::Packed),
-            Precision::F32 => Err(UnsupportedPrecision(precision)),
+            Precision::F32 | Precision::Mixed => Err(UnsupportedPrecision(precision)),
         }
     }
 

@@ -13,7 +13,7 @@ use self::{
     loader::Loader,
     ops::{DecoderOps, Embedding, LogitScaling, Output, RowSet},
 };
-use super::{ForwardBatch, LanguageModel, ModelLimits, Readout, StepError, StepOutput};
+use super::{ForwardBatch, GeneratedTokens, LanguageModel, ModelLimits, Readout, StepError, StepOutput};
 use crate::model::{Tensor, TensorError, WeightSource, WeightSummary, spec::ModelConfig};
 
 /// A resident decoder.
@@ -133,6 +133,10 @@ impl<O: DecoderOps> Decoder<O> {
 impl<O: DecoderOps> LanguageModel for Decoder<O> {
     fn limits(&self) -> &ModelLimits {
         &self.limits
+    }
+
+    fn generated_tokens(&self) -> GeneratedTokens {
+        self.ops.generated_tokens()
     }
 
     fn submit(&mut self, batch: &ForwardBatch, output: StepOutput) -> Result<(), StepError> {

@@ -1,7 +1,7 @@
 //! The operations of a device that the decoder is made of.
 
 use crate::{
-    backend::{ForwardBatch, StepError, StepOutput},
+    backend::{ForwardBatch, GeneratedTokens, StepError, StepOutput},
     model::{
         Site, TensorProblem,
         spec::{Activation, AttentionLayer, MatrixSource, NormKind, Rotation},
@@ -47,6 +47,12 @@ pub(crate) trait DecoderOps: Send {
 
     /// Number of adapters that sequences can name.
     fn adapters(&self) -> usize;
+
+    /// Whether the products of the weights that were loaded so far compute generated tokens otherwise than the same tokens
+    /// in a prompt.
+    fn generated_tokens(&self) -> GeneratedTokens {
+        GeneratedTokens::AsInPrompts
+    }
 
     /// Begins a step, whose results are read into `output`.
     fn begin<'a>(&mut self, batch: &'a ForwardBatch, output: StepOutput) -> Self::Step<'a>;

@@ -12,7 +12,7 @@ use crate::{
         Backend, BatchLimits, BatchSequence, DecodeLaunch, DeviceFinding, FindingStatus, ForwardBatch,
         LanguageModel, LoadOptions, Readout,
     },
-    model::spec::Precision,
+    model::spec::{Precision, TokenKind},
 };
 
 /// A checkpoint's files.
@@ -171,8 +171,10 @@ fn difference(
     let off = |backend: &dyn Backend| off(&path, &golden, backend, precision);
     let most = match (precision, processor) {
         (Precision::F32, _) => MOST_IN_F32,
-        (Precision::Bf16 | Precision::Int8, None) => MOST_ROUNDED,
-        (Precision::Bf16 | Precision::Int8, Some(processor)) => MOST_TIMES * off(processor)?,
+        (Precision::Mixed | Precision::Bf16 | Precision::Int8, None) => MOST_ROUNDED,
+        (Precision::Mixed | Precision::Bf16 | Precision::Int8, Some(processor)) => {
+            MOST_TIMES * off(processor)?
+        }
     };
     Ok(Difference {
         off: off(backend)?,
@@ -219,6 +221,7 @@ fn logits(model: &mut dyn LanguageModel, tokens: &[u32]) -> Result<Vec<f32>, Str
         sequences: vec![BatchSequence {
             new_tokens: tokens.len(),
             context: 0,
+            kind: TokenKind::Prompt,
             block_table: (0..u32::try_from(blocks).unwrap_or(u32::MAX)).collect(),
             adapter: None,
             readout: Readout::Logits,

@@ -7,7 +7,7 @@ use crate::backend::{
     Backend, BatchLimits, BatchSequence, DecodeLaunch, Determinism, DeviceFinding, FindingStatus,
     ForwardBatch, LanguageModel, LoadOptions, Readout,
 };
-use crate::model::spec::Precision;
+use crate::model::spec::{Precision, TokenKind};
 
 /// The made-up model: of a shape that loads in milliseconds, with quantised weights, which every precision computes.
 const MODEL: &str = "dummy:tiny:q8_0";
@@ -169,6 +169,7 @@ fn last_row(model: &mut dyn LanguageModel, parts: &[Part]) -> Result<Vec<f32>, S
         batch.sequences.push(BatchSequence {
             new_tokens: part.end - part.first,
             context: part.first,
+            kind: TokenKind::Prompt,
             block_table: (first_block..first_block + blocks).map(block).collect(),
             adapter: None,
             readout: Readout::Logits,

@@ -9,8 +9,8 @@ mod verdict;
 use super::{Backend, DeviceFinding};
 use crate::model::spec::Precision;
 
-/// The made-up model in each precision, by itself and beside the host's processor; and in each precision that does not only
-/// change how quantised weights are computed, the golden checkpoints.
+/// The made-up model in each precision, by itself and beside the host's processor; and in each precision that
+/// [changes how float weights are multiplied](changes_float_weights), the golden checkpoints.
 pub(super) fn beside(
     backend: &dyn Backend,
     processor: &dyn Backend,
@@ -18,7 +18,7 @@ pub(super) fn beside(
 ) -> Vec<DeviceFinding> {
     let mut findings = Vec::new();
     for precision in precisions {
-        if *precision != Precision::Int8 {
+        if changes_float_weights(*precision) {
             findings.push(golden::of_checkpoints(backend, *precision, Some(processor)));
         }
         findings.push(made_up::of_model(backend, *precision));
@@ -31,10 +31,19 @@ pub(super) fn beside(
 pub(super) fn of_processor(backend: &dyn Backend, precisions: &[Precision]) -> Vec<DeviceFinding> {
     let mut findings = Vec::new();
     for precision in precisions {
-        if *precision != Precision::Int8 {
+        if changes_float_weights(*precision) {
             findings.push(golden::of_checkpoints(backend, *precision, None));
         }
         findings.push(made_up::of_model(backend, *precision));
     }
     findings
+}
+
+/// Whether a precision changes how float weights are multiplied, which is all that the checkpoints have, and does not only
+/// choose between two others.
+fn changes_float_weights(precision: Precision) -> bool {
+    match precision {
+        Precision::Bf16 | Precision::F32 => true,
+        Precision::Int8 | Precision::Mixed => false,
+    }
 }

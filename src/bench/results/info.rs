@@ -42,7 +42,7 @@ pub struct ModelProvenance {
     pub template_digest: String,
     /// The storage type of most weights.
     pub dtype: String,
-    /// The precision of the computation: `int8`, `bf16` or `f32`.
+    /// The precision of the computation: `mixed`, `int8`, `bf16` or `f32`.
     #[serde(default)]
     pub precision: String,
     /// The device that it computes on; `remote` where an endpoint on another machine computes it.

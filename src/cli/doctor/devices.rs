@@ -110,6 +110,7 @@ mod tests {
             names,
             [
                 "device cpu".to_owned(),
+                test("mixed"),
                 test("int8"),
                 golden("bf16"),
                 test("bf16"),

@@ -24,7 +24,7 @@ use crate::{
     config::{Config, LoadPolicy, Model, Role},
     fetch::{self, CacheState},
     guard::{Guard, GuardError, GuardEvidence, GuardKind, model_names},
-    model::verdict_heads_of,
+    model::{spec::Precision, verdict_heads_of},
     quality::PairEncoder,
     text::{ChatMessage, ChatRole, ChatTemplate, Tokenizer},
 };
@@ -138,11 +138,14 @@ fn processor() -> Check {
     let features = features();
     let cpu = CpuBackend::new(threads);
     let found = format!(
-        "{threads} threads, {}, {}; products are computed with {}, and precision auto is {} for guards",
+        "{threads} threads, {}, {}; products are computed with {}, and precision auto is {}",
         std::env::consts::ARCH,
         features.join(" "),
         cpu.device().architecture,
-        cpu.device().best_for_judging.name()
+        match cpu.device().best_precision {
+            Precision::Mixed => "mixed: prompts in bf16, generated tokens in int8",
+            other => other.name(),
+        }
     );
     let outcome = if cfg!(target_arch = "x86_64") && !features.contains(&"avx2") {
         Outcome::Warn("a processor with AVX2 is several times faster".to_owned())

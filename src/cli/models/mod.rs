@@ -84,7 +84,7 @@ struct ModelRef {
 /// In which precision a model computes.
 #[derive(Debug, clap::Args)]
 struct PrecisionArg {
-    /// Precision of the computation: int8, bf16 or f32 [default: as it is configured]
+    /// Precision of the computation: mixed, int8, bf16 or f32 [default: as it is configured]
     #[arg(long)]
     precision: Option<crate::model::spec::Precision>,
 }

@@ -84,7 +84,9 @@ fn what_cannot_be_is_refused_with_what_can() {
                 "models.polite.precision ({file}): an adapter computes as its base does; set \
                  models.smol.precision instead"
             ),
-            format!("models.smol.precision ({file}): `int4` does not fit; write auto, int8, bf16 or f32"),
+            format!(
+                "models.smol.precision ({file}): `int4` does not fit; write auto, mixed, int8, bf16 or f32"
+            ),
         ]
     );
 }

@@ -38,7 +38,8 @@ impl Scheduler {
         };
         let block_size = self.kv.block_size();
         // The last token is always computed, because its logits are read.
-        let most_cached = (sequence.tokens.len() - 1) / block_size;
+        let reusable = sequence.reusable_tokens(self.kv.generated());
+        let most_cached = reusable.min(sequence.tokens.len() - 1) / block_size;
         let mut blocks = std::mem::take(&mut sequence.blocks);
         let whole = sequence.prefix(sequence.tokens.len());
         self.kv
@@ -121,7 +122,7 @@ impl Scheduler {
             other.scheduled > 0
                 && other.owner.is_found_by(reader)
                 && other.computed <= begin
-                && other.computed + other.scheduled >= end
+                && (other.computed + other.scheduled).min(other.reusable_tokens(self.kv.generated())) >= end
                 && other.prefix(end) == prefix
         })
     }

@@ -12,6 +12,7 @@ use super::{
     },
     state::Scheduler,
 };
+use crate::backend::GeneratedTokens;
 
 impl Scheduler {
     /// Accepts a sequence that a caller has submitted, unless it cannot meet its deadline. Where no other sequence is
@@ -38,8 +39,7 @@ impl Scheduler {
     }
 
     fn queue(&mut self, mut sequence: Sequence) {
-        let block_size = self.kv.block_size();
-        let blocks = most_full_blocks(&sequence, block_size);
+        let blocks = self.most_cached_blocks(&sequence);
         for other in self.running.iter_mut().chain(self.waiting.iter_mut()) {
             // Within its class it runs after the sequences that are there already, so it computes nothing for them.
             if other.priority != sequence.priority && sequence.is_found_by(other) {
@@ -62,7 +62,7 @@ impl Scheduler {
         let mut blocks = PromptBlocks::new(prompt, block_size, cached);
         for other in self.running.iter().chain(self.waiting.iter()) {
             if other.is_found_by(sequence) {
-                let longest = most_full_blocks(other, block_size);
+                let longest = self.most_cached_blocks(other);
                 blocks.expect(blocks.shared_with(&other.prompt_blocks, longest));
             }
         }
@@ -104,10 +104,13 @@ impl Scheduler {
         let tokens = (length - shared).min(most);
         costs.part(StepShape::of(tokens, limits.seen(shared), sequence.is_read()))
     }
-}
 
-/// Most blocks that a sequence fills.
-fn most_full_blocks(sequence: &Sequence, block_size: usize) -> usize {
-    let answer = sequence.output.max_new_tokens;
-    sequence.prompt_len.saturating_add(answer) / block_size
+    /// Most blocks that a sequence puts into the cache.
+    fn most_cached_blocks(&self, sequence: &Sequence) -> usize {
+        let answer = match self.kv.generated() {
+            GeneratedTokens::AsInPrompts => sequence.output.max_new_tokens,
+            GeneratedTokens::Apart => 0,
+        };
+        sequence.prompt_len.saturating_add(answer) / self.kv.block_size()
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     holdings::Resource,
     state::{ClassGroup, Scheduler},
 };
+use crate::{backend::GeneratedTokens, model::spec::TokenKind};
 
 impl Scheduler {
     /// Whether the sequence's tokens so far fit beside what the running sequences still need.
@@ -121,14 +122,24 @@ pub(super) fn release_computed(kv: &mut KvBlocks, sequence: &mut Sequence) {
     kv.release_all(&mut sequence.blocks);
 }
 
-/// Releases the blocks that are outside the attention windows of all the sequence's tokens to come. The last cached
-/// block is kept, because the next one is cached below it, and so are all blocks of a prompt that is to be pinned.
+/// Releases the blocks that are outside the attention windows of all the sequence's tokens to come. As long as more of its
+/// blocks will be cached, the last cached one is kept, because the next one is cached below it. So are all blocks of a prompt
+/// that is to be pinned.
 pub(crate) fn release_out_of_window(kv: &mut KvBlocks, sequence: &mut Sequence) {
     if sequence.keeps_all_blocks() {
         return;
     }
     let unseen = kv.limits().unseen_blocks(sequence.computed);
-    let unseen = unseen.min(sequence.cached_blocks.saturating_sub(1));
+    let caches_more = match kv.generated() {
+        GeneratedTokens::AsInPrompts => true,
+        GeneratedTokens::Apart => sequence.next_kind() == TokenKind::Prompt,
+    };
+    let most = if caches_more {
+        sequence.cached_blocks.saturating_sub(1)
+    } else {
+        unseen
+    };
+    let unseen = unseen.min(most);
     if unseen > sequence.released_blocks {
         kv.release_leading(&mut sequence.blocks[sequence.released_blocks..unseen]);
         sequence.released_blocks = unseen;

@@ -210,7 +210,8 @@ impl Scheduler {
     /// The next chunk of one prompt, within a limit.
     pub(super) fn chunk(&self, sequence: &Sequence, limit: ChunkLimit) -> Chunk {
         let longest = self.kv.limits().longest_chunk();
-        let most = sequence.remaining().min(limit.tokens).min(longest);
+        let left = sequence.remaining_in_step(self.kv.generated());
+        let most = left.min(limit.tokens).min(longest);
         let tokens = if limit.seconds.is_infinite() {
             most
         } else {

@@ -29,7 +29,7 @@ pub use self::{
     matrix_source::{MatrixSource, RawElements},
     noise::Noise,
     norm::NormKind,
-    precision::{KvFormat, Precision, PrecisionChoice, Products},
+    precision::{KvFormat, Precision, PrecisionChoice, Products, TokenKind},
     rotary::{FactorsProblem, RopeStyle},
     stored_bytes::StoredBytes,
     tensor_format::{FormatError, TensorFormat},

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-/// The precision of a model, as settings and provenance name it. It stands for a pair: how products are computed
-/// ([`Precision::products`]) and how keys and values are stored ([`Precision::kv_format`]).
+/// The precision of a model, as settings and provenance name it. It stands for how products are computed for each kind of
+/// token ([`Precision::products`]) and how keys and values are stored ([`Precision::kv_format`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Products in f32, keys and values in f32: exact to rounding, and the slowest.
@@ -13,32 +13,50 @@ pub enum Precision {
     Bf16,
     /// Products with quantised weights in integers, keys and values in f16.
     Int8,
+    /// Tokens of prompts as in [`Precision::Bf16`], and products of generated tokens as in [`Precision::Int8`]: where the
+    /// device multiplies tiles of bf16, each kind of token in the way that is the fastest for it.
+    Mixed,
+}
+
+/// What a token of a sequence is. It is known from the token's position and the length of the prompt that the sequence was
+/// submitted with, so it never changes, whatever else is computed and however often the token is computed again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TokenKind {
+    /// A token of the prompt.
+    #[default]
+    Prompt,
+    /// A token that the model has written.
+    Generated,
 }
 
 impl Precision {
+    /// All precisions.
+    pub const ALL: [Self; 4] = [Self::Mixed, Self::Int8, Self::Bf16, Self::F32];
+
     /// The name that settings and provenance use.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Mixed => "mixed",
         }
     }
 
-    /// How products of activations and weights are computed.
-    pub fn products(self) -> Products {
-        match self {
-            Self::F32 => Products::F32,
-            Self::Bf16 => Products::Bf16,
-            Self::Int8 => Products::Int8,
+    /// How products of activations and weights are computed for tokens of this kind.
+    pub fn products(self, kind: TokenKind) -> Products {
+        match (self, kind) {
+            (Self::F32, _) => Products::F32,
+            (Self::Bf16, _) | (Self::Mixed, TokenKind::Prompt) => Products::Bf16,
+            (Self::Int8, _) | (Self::Mixed, TokenKind::Generated) => Products::Int8,
         }
     }
 
-    /// How keys and values are stored: as exactly as the products that they come from.
+    /// How keys and values are stored: as exactly as the products that they come from, and in one way for all tokens.
     pub fn kv_format(self) -> KvFormat {
         match self {
             Self::F32 => KvFormat::F32,
-            Self::Bf16 => KvFormat::Bf16,
+            Self::Bf16 | Self::Mixed => KvFormat::Bf16,
             Self::Int8 => KvFormat::F16,
         }
     }
@@ -48,12 +66,8 @@ impl FromStr for Precision {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            "int8" => Ok(Self::Int8),
-            _ => Err("there are int8, bf16 and f32"),
-        }
+        let named = Self::ALL.into_iter().find(|precision| precision.name() == text);
+        named.ok_or("there are mixed, int8, bf16 and f32")
     }
 }
 
@@ -83,7 +97,7 @@ pub enum KvFormat {
 /// The precision that a setting asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrecisionChoice {
-    /// The device's best precision for the model's role.
+    /// The fastest precision of the device.
     Auto,
     /// This precision, on every device.
     Only(Precision),
@@ -98,7 +112,7 @@ impl PrecisionChoice {
         }
     }
 
-    /// The precision to compute in, when `best` is the device's best one for the model's role.
+    /// The precision to compute in, when `best` is the device's fastest one.
     pub fn or(self, best: Precision) -> Precision {
         match self {
             Self::Auto => best,
@@ -116,7 +130,7 @@ impl FromStr for PrecisionChoice {
             _ => text
                 .parse()
                 .map(Self::Only)
-                .map_err(|_| "there are auto, int8, bf16 and f32"),
+                .map_err(|_| "there are auto, mixed, int8, bf16 and f32"),
         }
     }
 }
@@ -127,10 +141,26 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        let only = [Precision::Int8, Precision::Bf16, Precision::F32].map(PrecisionChoice::Only);
+        let only = Precision::ALL.map(PrecisionChoice::Only);
         for choice in [PrecisionChoice::Auto].into_iter().chain(only) {
             assert_eq!(choice.name().parse(), Ok(choice));
         }
         assert!("int4".parse::<PrecisionChoice>().unwrap_err().contains("auto"));
+    }
+
+    #[test]
+    fn only_mixed_computes_the_kinds_of_tokens_in_two_ways() {
+        for precision in Precision::ALL {
+            let [prompt, generated] =
+                [TokenKind::Prompt, TokenKind::Generated].map(|kind| precision.products(kind));
+            assert_eq!(
+                prompt != generated,
+                precision == Precision::Mixed,
+                "{precision:?}"
+            );
+        }
+        assert_eq!(Precision::Mixed.products(TokenKind::Prompt), Products::Bf16);
+        assert_eq!(Precision::Mixed.products(TokenKind::Generated), Products::Int8);
+        assert_eq!(Precision::Mixed.kv_format(), Precision::Bf16.kv_format());
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     model::{
         CONFIG, ClassifierConfig, ClassifierFamily, ConfigError, LoadFault, Positions, Tensors,
         WeightSummary,
-        spec::{Pointwise, Precision},
+        spec::{Pointwise, Precision, TokenKind},
     },
 };
 
@@ -134,7 +134,7 @@ impl Classifier {
         let config = ClassifierConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
         let hidden = config.encoder.hidden;
         let names = HeadNames::of(config.family);
-        let mut reader = TensorReader::new(tensors, &mut compute, precision.products());
+        let mut reader = TensorReader::new(tensors, &mut compute, precision.products(TokenKind::Prompt));
         let encoder = Encoder::read(&mut reader, &config.encoder, names.encoder)?;
         let dense = Dense::read(&mut reader, names.dense, hidden, hidden)?;
         let labels = Dense::read(&mut reader, names.labels, config.labels.len(), hidden)?;

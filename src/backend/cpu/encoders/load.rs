@@ -64,10 +64,11 @@ fn estimated(kind: EncoderKind, folder: &Path, options: &LoadOptions) -> Result<
 }
 
 /// The precision that an encoder is computed in when `requested` is asked for: its files have float weights only, and
-/// products in integers are for quantised weights.
+/// products in integers are for quantised weights. `mixed`, which is what auto may mean, is not more exact for an encoder than
+/// `bf16`, which estimators do not use unasked.
 pub(in crate::backend::cpu) fn effective_precision(requested: Precision) -> Precision {
     match requested {
-        Precision::Int8 | Precision::F32 => Precision::F32,
+        Precision::Mixed | Precision::Int8 | Precision::F32 => Precision::F32,
         Precision::Bf16 => Precision::Bf16,
     }
 }

@@ -8,17 +8,21 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::{
+    activations::RoundedRows,
     bf16::GatedProduct,
     isa::IsaKind,
-    matmul::{ROUNDED_ROWS, RoundedRows, SCRATCH, matmul_rounded, rows_per_task},
+    matmul::{ROUNDED_ROWS, SCRATCH, matmul_rounded, rows_per_task},
     packed::MatrixPanel,
     panel::PANEL,
     ranges::RowRange,
 };
-use super::{compute::Compute, elementwise::gate, linear::Linear, matmul::matmul, output::Output};
+use super::{
+    activations::TokenRows, compute::Compute, elementwise::gate, linear::Linear, matmul::matmul_by_kind,
+    output::Output,
+};
 use crate::model::spec::Activation;
 #[cfg(target_arch = "x86_64")]
-use crate::model::spec::Products;
+use crate::model::spec::{Products, TokenKind};
 
 /// Fewest tasks for each thread of a joined part. With fewer, threads wait for one another, and the products in turn
 /// are cut finer.
@@ -49,39 +53,70 @@ pub struct GatedBuffers {
 }
 
 impl GatedFeedForward<'_> {
-    /// Runs rows `x` (`[m, inputs]`) into `out` (`[m, outputs]`). The bits are those of [`matmul()`], [`gate()`] and
-    /// [`matmul()`].
+    /// Runs rows `x` (`[m, inputs]`) into `out` (`[m, outputs]`). The bits are those of [`matmul_by_kind()`], [`gate()`]
+    /// and [`matmul_by_kind()`].
     ///
     /// # Panics
     /// When sizes differ.
     pub fn run(
         &self,
         compute: &mut Compute,
-        x: &[f32],
+        x: TokenRows<'_>,
         buffers: &mut GatedBuffers,
         out: &mut [f32],
         output: Output,
     ) {
+        let (cols, outputs, width) = (self.gate_up.cols(), self.down.rows(), self.down.cols());
+        let m = x.values.len() / cols.max(1);
         #[cfg(target_arch = "x86_64")]
-        if self.run_joined(compute, x, out, output) {
+        let joined = {
+            let rows = self.rows_in_bf16(x, m);
+            let (x, out) = (&x.values[..rows * cols], &mut out[..rows * outputs]);
+            if self.run_joined(compute, x, out, output) {
+                rows
+            } else {
+                0
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let joined = 0;
+        if joined == m {
             return;
         }
+        let rest = |values| TokenRows {
+            values,
+            prompt: x.prompt.saturating_sub(joined),
+        };
         let GatedBuffers { gate_up, gated } = buffers;
-        let (m, width) = (x.len() / self.gate_up.cols().max(1), self.down.cols());
-        gate_up.resize(m * 2 * width, 0.0);
-        gated.resize(m * width, 0.0);
-        matmul(compute, x, self.gate_up, gate_up, Output::Replace);
+        gate_up.resize((m - joined) * 2 * width, 0.0);
+        gated.resize((m - joined) * width, 0.0);
+        let (values, out) = (&x.values[joined * cols..], &mut out[joined * outputs..]);
+        matmul_by_kind(compute, rest(values), self.gate_up, gate_up, Output::Replace);
         gate(compute, self.activation, gate_up, width, gated);
-        matmul(compute, gated, self.down, out, output);
+        matmul_by_kind(compute, rest(gated), self.down, out, output);
     }
 
-    /// Joins gate, up and activation in one region. `false`, with nothing done, where that is not possible or not
-    /// faster.
+    /// How many of `m` leading rows both products compute in bf16.
+    #[cfg(target_arch = "x86_64")]
+    fn rows_in_bf16(&self, x: TokenRows<'_>, m: usize) -> usize {
+        let both = |kind| {
+            [self.gate_up, self.down]
+                .iter()
+                .all(|weights| weights.precision(kind) == Products::Bf16)
+        };
+        match (both(TokenKind::Prompt), both(TokenKind::Generated)) {
+            (true, true) => m,
+            (true, false) => x.prompt.min(m),
+            (false, _) => 0,
+        }
+    }
+
+    /// Joins gate, up and activation of rows in bf16 in one region. `false`, with nothing done, where that is not
+    /// possible or not faster.
     #[cfg(target_arch = "x86_64")]
     fn run_joined(&self, compute: &mut Compute, x: &[f32], out: &mut [f32], output: Output) -> bool {
         let (cols, width) = (self.gate_up.cols(), self.down.cols());
-        let precisions = [self.gate_up.precision(), self.down.precision()];
-        if compute.isa.0 != IsaKind::Amx || precisions != [Products::Bf16; 2] || cols == 0 {
+        if compute.isa.0 != IsaKind::Amx || cols == 0 {
             return false;
         }
         let (m, panels) = (x.len() / cols, width.div_ceil(PANEL));

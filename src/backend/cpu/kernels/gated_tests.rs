@@ -7,11 +7,12 @@ use crate::{
     backend::cpu::kernels::{
         arena::Arena,
         isa::Isa,
+        matmul::matmul,
         packed::PackedMatrix,
         pool::ThreadPool,
         test_support::{COARSER, bits, compute, noise},
     },
-    model::spec::{MatrixSource, Products, RawElements, TensorFormat},
+    model::spec::{MatrixSource, Products, RawElements, TensorFormat, TokenKind},
 };
 
 /// A pseudo-random matrix. Scales and minimums of Q4_1 and Q8_0 are small and finite.
@@ -116,7 +117,13 @@ fn check(case: Case) {
         let (mut expected, mut found) = (before.clone(), before.clone());
         run_in_turn(&mut compute, &products, &x, &mut expected, output);
         let buffers = &mut GatedBuffers::default();
-        products.run(&mut compute, &x, buffers, &mut found, output);
+        products.run(
+            &mut compute,
+            TokenRows::of_prompts(&x),
+            buffers,
+            &mut found,
+            output,
+        );
         assert_eq!(bits(&found), bits(&expected), "{isa:?} {case:?}");
     }
 }
@@ -168,6 +175,51 @@ fn equals_them_where_inputs_and_rows_are_taken_in_parts() {
             precision: Products::Bf16,
             seed: 3,
         });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16 / COARSER as u32))]
+    /// Rows of prompts and of generated tokens beside each other have the bits that they have apart, joined or not.
+    #[test]
+    fn rows_of_each_kind_equal_those_of_their_precision(
+        prompt in 0usize..if cfg!(miri) { 2 } else { 60 }, generated in 0usize..if cfg!(miri) { 2 } else { 20 },
+        blocks in 1usize..13, threads in 1usize..3, outputs in 1usize..100, down_in_floats: bool, add: bool, seed: u64,
+    ) {
+        let (cols, width, m) = (64, 32 * blocks, prompt + generated);
+        let mut compute = compute(threads, Isa::detect());
+        let down_format = if down_in_floats { TensorFormat::Bf16 } else { TensorFormat::Q8_0 };
+        let mut linear = |precision: &dyn Fn(TokenKind) -> Products| {
+            let gate = matrix(&mut compute.pool, TensorFormat::Q4_1, width, cols, seed);
+            let up = matrix(&mut compute.pool, TensorFormat::Q4_1, width, cols, seed ^ 5);
+            let down = matrix(&mut compute.pool, down_format, outputs, width, seed ^ 9);
+            [Linear::by_kind(vec![gate, up], precision), Linear::by_kind(vec![down], precision)]
+        };
+        let mixed = linear(&|kind| match kind {
+            TokenKind::Prompt => Products::Bf16,
+            TokenKind::Generated => Products::Int8,
+        });
+        let of_prompts = linear(&|_| Products::Bf16);
+        // What products in turn compute of generated tokens: down has no integers where it is of floats.
+        let [gate_up, _] = linear(&|_| Products::Int8);
+        let [_, down] = linear(&|_| if down_in_floats { Products::Bf16 } else { Products::Int8 });
+        let of_generated = [gate_up, down];
+        let part = |[gate_up, down]: &'_ [Linear; 2], compute: &mut Compute, x: TokenRows<'_>, out: &mut [f32]| {
+            let products = GatedFeedForward { gate_up, activation: Activation::Silu, down };
+            let output = if add { Output::Add } else { Output::Replace };
+            products.run(compute, x, &mut GatedBuffers::default(), out, output);
+        };
+        let (x, before) = (noise(m * cols, seed ^ 2), noise(m * outputs, seed ^ 3));
+        for isa in Isa::available() {
+            compute.isa = isa;
+            let (mut expected, mut found) = (before.clone(), before.clone());
+            let (first, last) = x.split_at(prompt * cols);
+            let (first_out, last_out) = expected.split_at_mut(prompt * outputs);
+            part(&of_prompts, &mut compute, TokenRows::of_prompts(first), first_out);
+            part(&of_generated, &mut compute, TokenRows::of_prompts(last), last_out);
+            part(&mixed, &mut compute, TokenRows { values: &x, prompt }, &mut found);
+            prop_assert_eq!(bits(&found), bits(&expected), "{:?}", isa);
+        }
     }
 }
 

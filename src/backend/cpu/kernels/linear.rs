@@ -1,22 +1,46 @@
 //! Weights of a linear layer.
 
 use super::packed::PackedMatrix;
-use crate::model::spec::Products;
+use crate::model::spec::{Products, TokenKind};
 
 /// Several matrices over the same input, their outputs side by side, and the precision of their products.
+///
+/// What is packed does not depend on the precision. So rows of prompts and rows of generated tokens can be computed in
+/// two precisions with the same weights.
 pub struct Linear {
     parts: Vec<PackedMatrix>,
-    precision: Products,
+    /// The precision of rows of prompts.
+    prompt: Products,
+    /// The precision of rows of generated tokens.
+    generated: Products,
 }
 
 impl Linear {
-    /// Puts matrices with equal `cols` side by side.
+    /// Puts matrices with equal `cols` side by side, whose products are computed in one precision.
     ///
     /// # Panics
     /// When they differ in `cols`; loaders check shapes first.
     pub fn new(parts: Vec<PackedMatrix>, precision: Products) -> Self {
+        Self::by_kind(parts, |_| precision)
+    }
+
+    /// The same with a precision for each kind of token. Where a matrix is not quantised, there is nothing to compute in
+    /// integers, and all rows are computed as those of prompts: to expand weights that are bf16 in the file to f32 would
+    /// take longer.
+    ///
+    /// # Panics
+    /// As [`Linear::new`].
+    pub fn by_kind(parts: Vec<PackedMatrix>, precision: impl Fn(TokenKind) -> Products) -> Self {
         assert!(parts.windows(2).all(|pair| pair[0].cols() == pair[1].cols()));
-        Self { parts, precision }
+        let generated = match parts.iter().all(PackedMatrix::is_quantised) {
+            true => TokenKind::Generated,
+            false => TokenKind::Prompt,
+        };
+        Self {
+            parts,
+            prompt: precision(TokenKind::Prompt),
+            generated: precision(generated),
+        }
     }
 
     /// Number of outputs of all matrices.
@@ -34,9 +58,17 @@ impl Linear {
         self.parts.iter().map(PackedMatrix::bytes).sum()
     }
 
-    /// How products are computed.
-    pub(super) fn precision(&self) -> Products {
-        self.precision
+    /// Whether rows of both kinds are computed in the same precision.
+    pub fn is_uniform(&self) -> bool {
+        self.prompt == self.generated
+    }
+
+    /// How products are computed for rows of this kind.
+    pub(super) fn precision(&self, kind: TokenKind) -> Products {
+        match kind {
+            TokenKind::Prompt => self.prompt,
+            TokenKind::Generated => self.generated,
+        }
     }
 
     /// The matrices, in the order of their outputs.

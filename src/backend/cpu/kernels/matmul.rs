@@ -3,10 +3,9 @@
 
 use std::cell::RefCell;
 
-#[cfg(target_arch = "x86_64")]
-use super::int8::TileScratch;
 use super::{
-    bf16::{self, Bf16Rows, Bf16Scratch},
+    activations::{Activations, Inputs, RoundedRows, TokenRows},
+    bf16::{self, Bf16Scratch},
     buffers::scratch_slice,
     compute::Compute,
     disjoint::DisjointSlices,
@@ -20,7 +19,9 @@ use super::{
     ranges::{InputRange, RowRange},
     strip::Strip,
 };
-use crate::model::spec::Products;
+#[cfg(target_arch = "x86_64")]
+use super::{bf16::Bf16Rows, int8::TileScratch};
+use crate::model::spec::{Products, TokenKind};
 
 /// Inputs that are expanded to f32 at a time: their weights of a panel, 128 x 64 f32 (32 KiB), fit the first-level
 /// cache.
@@ -44,16 +45,6 @@ thread_local! {
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Activations as products read them.
-#[derive(Default)]
-pub(super) struct RoundedRows {
-    int8: Int8Rows,
-    pub bf16: Bf16Rows,
-    /// Between the two products of a gated feed-forward part: the gated activations, which the second product reads.
-    #[cfg(target_arch = "x86_64")]
-    pub gated: Bf16Rows,
-}
-
 /// A worker's buffers; they grow to the largest product and stay.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -73,40 +64,51 @@ struct Int8Scratch {
     tiles: TileScratch,
 }
 
-/// Multiplies `x` (`[m, cols]`, row-major) with `weights`, into `out` (`[m, rows]`).
+/// Multiplies `x` (`[m, cols]`, row-major) with `weights`, into `out` (`[m, rows]`), all rows as those of prompts.
 ///
 /// # Panics
 /// When the slices do not have these sizes.
 pub fn matmul(compute: &mut Compute, x: &[f32], weights: &Linear, out: &mut [f32], output: Output) {
+    matmul_by_kind(compute, TokenRows::of_prompts(x), weights, out, output);
+}
+
+/// Multiplies `x` (`[m, cols]`) with `weights`, into `out` (`[m, rows]`), each row in the precision of its kind. Rows of
+/// both kinds are computed in one region.
+///
+/// # Panics
+/// When the slices do not have these sizes.
+pub fn matmul_by_kind(
+    compute: &mut Compute,
+    x: TokenRows<'_>,
+    weights: &Linear,
+    out: &mut [f32],
+    output: Output,
+) {
     let (rows, cols) = (weights.rows(), weights.cols());
     if rows == 0 || cols == 0 {
         return;
     }
-    let m = x.len() / cols;
-    assert!(x.len() == m * cols && out.len() == m * rows);
-    let precision = weights.precision();
-    let in_integers = |part: &PackedMatrix| precision == Products::Int8 && part.is_quantised();
-    ROUNDED_ROWS.with_borrow_mut(|RoundedRows { int8, bf16, .. }| {
-        if precision == Products::Bf16 {
-            bf16.set(compute, x, cols);
-        }
-        if weights.parts().iter().any(in_integers) {
-            int8.set(compute, x, cols);
-            #[cfg(target_arch = "x86_64")]
-            int8.set_tiles(compute, weights.parts().iter().map(PackedMatrix::group_size));
-        }
-        let inputs = |part: &PackedMatrix| match precision {
-            Products::Bf16 => Inputs::Bf16(bf16),
-            Products::Int8 if in_integers(part) => Inputs::Int8(int8),
-            Products::Int8 | Products::F32 => Inputs::F32(x),
-        };
-        let product = Product {
-            rows: m,
-            inputs: &inputs,
-            weights,
-            output,
-        };
-        product.run(compute, out);
+    let m = x.values.len() / cols;
+    assert!(x.values.len() == m * cols && out.len() == m * rows);
+    let prompt = if weights.is_uniform() { m } else { x.prompt.min(m) };
+    let (prompt_rows, generated_rows) = x.values.split_at(prompt * cols);
+    let (prompt_out, generated_out) = out.split_at_mut(prompt * rows);
+    ROUNDED_ROWS.with_borrow_mut(|rounded| {
+        rounded.set(compute, prompt_rows, weights, TokenKind::Prompt);
+        rounded.set(compute, generated_rows, weights, TokenKind::Generated);
+        let first = rounded.product(prompt_rows, weights, TokenKind::Prompt, output);
+        let second = rounded.product(generated_rows, weights, TokenKind::Generated, output);
+        let (first, second) = (
+            first.plan(compute, prompt_out),
+            second.plan(compute, generated_out),
+        );
+        let tasks = first.tasks();
+        compute
+            .pool
+            .run(tasks + second.tasks(), &|task| match task.checked_sub(tasks) {
+                None => first.run(task),
+                Some(task) => second.run(task),
+            });
     });
 }
 
@@ -124,12 +126,13 @@ pub(super) fn matmul_rounded(
 ) {
     assert!(x.cols() == weights.cols() && out.len() == x.rows() * weights.rows());
     let product = Product {
+        x: Activations::Bf16(x),
         rows: x.rows(),
-        inputs: &|_| Inputs::Bf16(x),
         weights,
         output,
     };
-    product.run(compute, out);
+    let planned = product.plan(compute, out);
+    compute.pool.run(planned.tasks(), &|task| planned.run(task));
 }
 
 /// Most rows of `m` that share one expansion of weights: `m` in equal parts of whole tiles.
@@ -143,29 +146,31 @@ pub(super) fn rows_per_task(precision: Products, m: usize) -> usize {
         .max(tile)
 }
 
-/// Rows of activations in the type in which they are multiplied.
-#[derive(Clone, Copy)]
-enum Inputs<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a Bf16Rows),
-    Int8(&'a Int8Rows),
-}
-
-/// A product of activations and weights.
-struct Product<'p, 'a> {
+/// A product of activations and weights, all rows in one precision.
+struct Product<'a> {
+    x: Activations<'a>,
     /// Rows of activations.
     rows: usize,
-    /// The activations in the type that a matrix is multiplied with.
-    inputs: &'p (dyn Fn(&PackedMatrix) -> Inputs<'a> + Sync),
-    weights: &'p Linear,
+    weights: &'a Linear,
     output: Output,
 }
 
-impl Product<'_, '_> {
-    /// Computes the product into `out`, `[rows, outputs]`, which callers have checked.
-    fn run(&self, compute: &mut Compute, out: &mut [f32]) {
+/// A product that is cut into tasks.
+struct PlannedProduct<'a> {
+    product: Product<'a>,
+    isa: Isa,
+    strips_per_task: usize,
+    /// Tasks that have the same rows.
+    strip_blocks: usize,
+    rows_per_task: usize,
+    /// `[rows, outputs]`
+    out: DisjointSlices<'a, f32>,
+}
+
+impl<'a> Product<'a> {
+    /// Cuts the product into `out`, `[rows, outputs]`, which callers have checked, into tasks.
+    fn plan(self, compute: &Compute, out: &'a mut [f32]) -> PlannedProduct<'a> {
         let isa = compute.isa;
-        let outputs = self.weights.rows();
         let parts = self.weights.parts();
         let strips: usize = parts.iter().map(|part| part.panels() * STRIPS_PER_PANEL).sum();
         // A task of many rows is one panel, so that threads share the work evenly even when some are delayed. A task
@@ -175,59 +180,79 @@ impl Product<'_, '_> {
         } else {
             STRIPS_PER_PANEL
         };
-        let rows_per_task = rows_per_task(self.weights.precision(), self.rows);
-        let row_blocks = self.rows.div_ceil(rows_per_task);
-        let slices = DisjointSlices::new(out);
-        // All strips of some rows come before those of the next rows, so that a worker's work range is of the same
-        // rows as in other regions.
-        let strip_blocks = strips.div_ceil(strips_per_task);
-        compute.pool.run(strip_blocks * row_blocks, &|task| {
-            let first_strip = task % strip_blocks * strips_per_task;
-            let first_row = task / strip_blocks * rows_per_task;
-            let rows = RowRange {
-                first: first_row,
-                count: rows_per_task.min(self.rows - first_row),
-            };
-            let mut skipped_strips = 0;
-            let mut skipped_outputs = 0;
-            for part in parts {
-                let part_end = skipped_strips + part.panels() * STRIPS_PER_PANEL;
-                let first = first_strip.max(skipped_strips);
-                let end = (first_strip + strips_per_task).min(part_end);
-                if first < end {
-                    let block = Block {
-                        matrix: part,
-                        x: (self.inputs)(part),
-                        strips: StripRange {
-                            first: first - skipped_strips,
-                            end: end - skipped_strips,
-                        },
-                        rows,
-                        out: OutputTile {
-                            start: slices.pointer(first_row * outputs + skipped_outputs),
-                            stride: outputs,
-                            output: self.output,
-                        },
-                    };
-                    // SAFETY: `out` is `[self.rows, outputs]` and borrowed until `pool.run` returns. The block's
-                    // outputs are the part's, at `skipped_outputs..skipped_outputs + part.rows()` of each of these
-                    // rows, and no other task has the same strips of the same rows.
-                    SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(isa, scratch) });
-                }
-                skipped_strips = part_end;
-                skipped_outputs += part.rows();
-            }
-        });
+        PlannedProduct {
+            isa,
+            strips_per_task,
+            strip_blocks: strips.div_ceil(strips_per_task),
+            rows_per_task: rows_per_task(self.x.precision(), self.rows),
+            out: DisjointSlices::new(out),
+            product: self,
+        }
     }
 
     /// Whether kernels take single strips of so few rows, so that tasks need not be whole panels.
     fn has_few_rows(&self, isa: Isa) -> bool {
-        match self.weights.precision() {
-            Products::Bf16 => bf16::takes_strips(isa, self.rows),
-            Products::Int8 | Products::F32 => {
-                let in_integers = |part| matches!((self.inputs)(part), Inputs::Int8(_));
-                self.rows <= MAX_ROWS && self.weights.parts().iter().all(in_integers)
+        match self.x {
+            Activations::Bf16(_) => bf16::takes_strips(isa, self.rows),
+            Activations::Int8 { .. } => {
+                self.rows <= MAX_ROWS && self.weights.parts().iter().all(PackedMatrix::is_quantised)
             }
+            Activations::F32(_) => false,
+        }
+    }
+}
+
+impl PlannedProduct<'_> {
+    /// Number of tasks.
+    fn tasks(&self) -> usize {
+        self.strip_blocks * self.product.rows.div_ceil(self.rows_per_task)
+    }
+
+    /// Computes a task, which no other thread computes.
+    fn run(&self, task: usize) {
+        let Product {
+            x,
+            rows,
+            weights,
+            output,
+        } = &self.product;
+        let (outputs, rows_per_task) = (weights.rows(), self.rows_per_task);
+        // All strips of some rows come before those of the next rows, so that a worker's work range is of the same
+        // rows as in other regions.
+        let first_strip = task % self.strip_blocks * self.strips_per_task;
+        let first_row = task / self.strip_blocks * rows_per_task;
+        let rows = RowRange {
+            first: first_row,
+            count: rows_per_task.min(rows - first_row),
+        };
+        let mut skipped_strips = 0;
+        let mut skipped_outputs = 0;
+        for part in weights.parts() {
+            let part_end = skipped_strips + part.panels() * STRIPS_PER_PANEL;
+            let first = first_strip.max(skipped_strips);
+            let end = (first_strip + self.strips_per_task).min(part_end);
+            if first < end {
+                let block = Block {
+                    matrix: part,
+                    x: x.for_matrix(part),
+                    strips: StripRange {
+                        first: first - skipped_strips,
+                        end: end - skipped_strips,
+                    },
+                    rows,
+                    out: OutputTile {
+                        start: self.out.pointer(first_row * outputs + skipped_outputs),
+                        stride: outputs,
+                        output: *output,
+                    },
+                };
+                // SAFETY: `out` is `[rows, outputs]` and borrowed for as long as the plan exists. The block's outputs
+                // are the part's, at `skipped_outputs..skipped_outputs + part.rows()` of each of these rows, and no
+                // other task has the same strips of the same rows.
+                SCRATCH.with_borrow_mut(|scratch| unsafe { block.run(self.isa, scratch) });
+            }
+            skipped_strips = part_end;
+            skipped_outputs += part.rows();
         }
     }
 }

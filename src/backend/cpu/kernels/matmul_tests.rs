@@ -329,3 +329,52 @@ fn embedding_rows_equal_the_source() {
         }
     }
 }
+
+fn mixed(kind: TokenKind) -> Products {
+    match kind {
+        TokenKind::Prompt => Products::Bf16,
+        TokenKind::Generated => Products::Int8,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32 / COARSER as u32))]
+    /// Rows of both kinds beside each other have the bits that they have in a product of their kind alone.
+    #[test]
+    fn rows_of_each_kind_are_computed_in_its_precision(
+        prompt in 0usize..if cfg!(miri) { 3 } else { 70 }, generated in 0usize..if cfg!(miri) { 3 } else { 70 },
+        rows in 1usize..if cfg!(miri) { 70 } else { 150 }, more in 0usize..if cfg!(miri) { 3 } else { 70 },
+        format in prop::sample::select(vec![TensorFormat::Q4_1, TensorFormat::Q8_0, TensorFormat::Q6K]),
+        has_floats: bool, seed: u32, add: bool, threads in 1usize..3,
+    ) {
+        let (cols, m, outputs) = (256, prompt + generated, rows + more);
+        let bytes = [(seed, rows), (seed ^ 1, more)].map(|(seed, rows)| noise_blocks(seed, format, rows * cols));
+        let floats = noise(seed ^ 4, more * cols);
+        let blocks = |bytes, rows| MatrixSource { rows, cols, elements: RawElements::Bytes(format, bytes) };
+        let second = match has_floats {
+            true => MatrixSource { rows: more, cols, elements: RawElements::F32(&floats) },
+            false => blocks(&bytes[1], more),
+        };
+        let sources = [blocks(&bytes[0], rows), second];
+        let x = noise(seed ^ 2, m * cols);
+        let start = if add { noise(seed ^ 3, m * outputs) } else { vec![0.0; m * outputs] };
+        let output = if add { Output::Add } else { Output::Replace };
+        let mut compute = compute(threads, Isa::detect());
+        let mut packed = || sources.iter().map(|s| pack(&mut compute.pool, s)).collect::<Vec<_>>();
+        let both = Linear::by_kind(packed(), mixed);
+        // A matrix of floats cannot be multiplied in integers, and then neither is the other one.
+        let of_generated = if has_floats { Products::Bf16 } else { Products::Int8 };
+        let [first, last] = [Products::Bf16, of_generated].map(|precision| Linear::new(packed(), precision));
+        prop_assert_eq!(both.is_uniform(), has_floats);
+        for isa in Isa::available() {
+            compute.isa = isa;
+            let (mut expected, mut found) = (start.clone(), start.clone());
+            let (prompt_out, generated_out) = expected.split_at_mut(prompt * outputs);
+            matmul(&mut compute, &x[..prompt * cols], &first, prompt_out, output);
+            matmul(&mut compute, &x[prompt * cols..], &last, generated_out, output);
+            let rows = TokenRows { values: &x, prompt };
+            matmul_by_kind(&mut compute, rows, &both, &mut found, output);
+            prop_assert_eq!(bits(&found), bits(&expected), "{:?} {:?}", isa, format);
+        }
+    }
+}

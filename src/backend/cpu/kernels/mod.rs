@@ -50,6 +50,7 @@
 //! | gate, up, activation and down | 1,310 | 3,651 |
 //! | all | 2,726 | 6,902 |
 
+mod activations;
 mod arena;
 mod attention;
 mod bf16;
@@ -86,6 +87,7 @@ mod test_support;
 #[cfg(target_arch = "x86_64")]
 mod tile_config;
 
+pub use activations::TokenRows;
 pub use arena::Arena;
 pub use attention::{
     AttentionSpan, BLOCK_TOKENS, LayerCache, RopeAngles, SlotMapping, attention, rope_and_store,
@@ -99,11 +101,10 @@ pub use gated::{GatedBuffers, GatedFeedForward};
 pub use isa::Isa;
 pub use linear::Linear;
 pub use low_rank::{LowRank, add_low_rank};
-pub use matmul::matmul;
+pub use matmul::{matmul, matmul_by_kind};
 pub use norms::Norm;
 pub use output::Output;
 pub use packed::PackedMatrix;
 pub use panel::PackError;
 pub use pool::ThreadPool;
-pub use precision::Bf16Products;
 pub use row_groups::{RowGroups, RowRun};

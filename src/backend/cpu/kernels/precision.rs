@@ -3,31 +3,6 @@
 use super::isa::{Isa, IsaKind};
 use crate::model::spec::Precision;
 
-/// Which instructions a processor has for products of bf16 operands. It decides how fast `bf16` is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bf16Products {
-    /// Instructions for whole tiles, with which `bf16` is the fastest precision for many rows.
-    Tiles,
-    /// Vectors of f32, with which `bf16` is as slow as `f32`.
-    Vectors,
-}
-
-impl Bf16Products {
-    /// The fastest precision for a model that judges: its work is prompts, which are many rows.
-    pub fn best_for_judging(self) -> Precision {
-        match self {
-            Self::Tiles => Precision::Bf16,
-            Self::Vectors => Precision::Int8,
-        }
-    }
-
-    /// The fastest precision for a model that only answers: most of its work is decoding, one row of each sequence at a
-    /// time.
-    pub fn best_for_answering(self) -> Precision {
-        Precision::Int8
-    }
-}
-
 impl Isa {
     /// The instruction set's name in provenance, which results and reports carry.
     pub fn name(self) -> &'static str {
@@ -40,13 +15,13 @@ impl Isa {
         }
     }
 
-    /// Which instructions this instruction set has for products in bf16.
-    pub fn bf16_products(self) -> Bf16Products {
+    /// The fastest precision on this instruction set, for prompts and for answers. Instructions for tiles of bf16 are the
+    /// fastest for many rows, and integers for the few rows of a decode step. Where there are no tiles, bf16 is as slow as
+    /// f32, and integers are the fastest for both.
+    pub fn best_precision(self) -> Precision {
         match self.0 {
-            IsaKind::Amx => Bf16Products::Tiles,
-            IsaKind::Avx512Vnni | IsaKind::Avx512 | IsaKind::Avx2 | IsaKind::Portable => {
-                Bf16Products::Vectors
-            }
+            IsaKind::Amx => Precision::Mixed,
+            IsaKind::Avx512Vnni | IsaKind::Avx512 | IsaKind::Avx2 | IsaKind::Portable => Precision::Int8,
         }
     }
 }
@@ -56,12 +31,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_tiles_make_bf16_the_best_for_judging() {
+    fn prompts_are_computed_in_bf16_only_where_there_are_tiles() {
         for isa in Isa::available() {
             let tiles = isa.name() == "amx";
-            let best = if tiles { Precision::Bf16 } else { Precision::Int8 };
-            assert_eq!(isa.bf16_products().best_for_judging(), best, "{}", isa.name());
-            assert_eq!(isa.bf16_products().best_for_answering(), Precision::Int8);
+            let best = if tiles { Precision::Mixed } else { Precision::Int8 };
+            assert_eq!(isa.best_precision(), best, "{}", isa.name());
         }
         assert_eq!(Isa::available().last().map(|isa| isa.name()), Some("portable"));
     }

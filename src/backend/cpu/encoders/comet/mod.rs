@@ -17,7 +17,7 @@ use crate::{
     model::{
         CONFIG, ConfigError, LoadFault, Tensors, WeightSummary,
         estimator::CometConfig,
-        spec::{Pointwise, Precision},
+        spec::{Pointwise, Precision, TokenKind},
     },
 };
 
@@ -84,7 +84,7 @@ impl CometKiwi {
         precision: Precision,
     ) -> Result<(Self, WeightSummary), LoadFault> {
         let config = CometConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
-        let mut reader = TensorReader::new(tensors, &mut compute, precision.products());
+        let mut reader = TensorReader::new(tensors, &mut compute, precision.products(TokenKind::Prompt));
         let encoder = Encoder::read(&mut reader, &config.encoder, ENCODER)?;
         let mix = Mix::read(&mut reader, config.sentence, &config.encoder)?;
         let mut head = Vec::new();

@@ -7,7 +7,7 @@ use crate::{
         encoders::tensor_reader::TensorReader,
         kernels::{
             DenseAttention, DenseInput, DenseSpan, DistanceBias, GatedBuffers, GatedFeedForward, HeadRows,
-            Linear, Norm, Output, ScoreBias, matmul,
+            Linear, Norm, Output, ScoreBias, TokenRows, matmul,
         },
     },
     model::{
@@ -108,7 +108,7 @@ impl FeedForward {
         };
         products.run(
             compute,
-            &a.normed,
+            TokenRows::of_prompts(&a.normed),
             &mut a.feed_forward,
             &mut a.hidden,
             Output::Add,

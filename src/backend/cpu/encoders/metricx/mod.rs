@@ -17,7 +17,9 @@ use crate::{
         kernels::{DenseSpan, DistanceBias, Linear, Norm, Output},
     },
     model::{
-        CONFIG, ConfigError, LoadFault, Tensors, WeightSummary, estimator::MetricXConfig, spec::Precision,
+        CONFIG, ConfigError, LoadFault, Tensors, WeightSummary,
+        estimator::MetricXConfig,
+        spec::{Precision, TokenKind},
     },
 };
 
@@ -108,7 +110,7 @@ impl MetricX {
         precision: Precision,
     ) -> Result<(Self, WeightSummary), LoadFault> {
         let config = MetricXConfig::from_json(json).map_err(|error| error.of(CONFIG))?;
-        let mut reader = TensorReader::new(tensors, &mut compute, precision.products());
+        let mut reader = TensorReader::new(tensors, &mut compute, precision.products(TokenKind::Prompt));
         let encoder = (0..config.encoder_layers).map(|index| EncoderLayer::read(&mut reader, &config, index));
         let encoder = encoder.collect::<Result<_, _>>()?;
         let decoder = (0..config.decoder_layers).map(|index| DecoderLayer::read(&mut reader, &config, index));
