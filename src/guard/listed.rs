@@ -110,6 +110,7 @@ impl Guard {
                 categories: reading.categories,
                 refusal: reading.refusal,
                 raw_output,
+                category_shares: Vec::new(),
             },
             listed,
             unlisted_mass,

@@ -7,8 +7,9 @@ use futures::future;
 
 use super::{
     error::{ServiceError, TextOrigin, TranslationFlaw},
-    generation::{Finished, complete, prompt_tokens},
+    generation::{complete, prepare},
     judge::retry_when_full,
+    pieces::Finished,
     provenance, quality,
     sequence::WorkContext,
     validate::{GenerateWork, Pair, Prompt, QualityWanted, SourceText, TargetLanguage, TranslationWork},
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     engine::{Priority, Sampling},
     proto::{self, QualityMetric, content_part::Part},
+    registry::ModelAccess,
     text::{ChatMessage, ChatRole},
     translation_prompt,
 };
@@ -178,7 +180,7 @@ async fn answer(
         content: translation_prompt::request(&text.text, &work.from, &language.name),
     };
     let generate = GenerateWork {
-        entry: work.translator.clone(),
+        target: work.translator.clone(),
         prompt: Arc::new(Prompt::Conversation(vec![asked])),
         prompt_field: text.field.clone(),
         sampling: Sampling {
@@ -195,29 +197,30 @@ async fn answer(
         priority: proto::Priority::Unspecified,
     };
     retry_when_full(context, || async {
-        let tokens = prompt_tokens(context, &generate).await?;
-        complete(context, generate.clone(), &tokens).await
+        let prompt = prepare(context, &generate).await?;
+        complete(context, generate.clone(), &prompt).await
     })
     .await
 }
 
 /// The error of the translator, about the caller's text in place of the prompt around it.
 fn located(error: ServiceError, work: &TranslationWork, text: &SourceText) -> ServiceError {
-    let tokenizer = &work.translator.resident.tokenizer;
-    match error {
-        ServiceError::TextNotEncodable { .. } => match tokenizer.find_not_encodable(&text.text) {
-            Some((character, position)) => ServiceError::TextNotEncodable {
-                origin: TextOrigin::Field(text.field.clone()),
-                character,
-                position,
-            },
-            None => ServiceError::TextFault,
-        },
-        ServiceError::ConversationShape(_) => {
+    match (error, &work.translator) {
+        (ServiceError::TextNotEncodable { .. }, ModelAccess::Local(entry)) => {
+            match entry.resident.tokenizer.find_not_encodable(&text.text) {
+                Some((character, position)) => ServiceError::TextNotEncodable {
+                    origin: TextOrigin::Field(text.field.clone()),
+                    character,
+                    position,
+                },
+                None => ServiceError::TextFault,
+            }
+        }
+        (ServiceError::ConversationShape(_), _) => {
             let reason = "has a chat template that does not take a request to translate as a user's message";
             ServiceError::field("translation.model", reason)
         }
-        error => error,
+        (error, _) => error,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     guard::is_language_tag,
     proto,
     quality::PairEncoder,
-    registry::{Lease, ModelRole, Registry},
+    registry::{Lease, ModelAccess, ModelRole, Registry},
     rpc::{error::ServiceError, limits::Limits},
     translation_prompt::language_name,
 };
@@ -26,7 +26,7 @@ const FIRST: &str = "renderings[0]";
 
 /// Checked renderings that are to be translated.
 pub(crate) struct TranslationWork {
-    pub(crate) translator: Lease,
+    pub(crate) translator: ModelAccess,
     /// The English name of the first rendering's language.
     pub(crate) from: String,
     pub(crate) into: Vec<TargetLanguage>,
@@ -202,7 +202,9 @@ impl TranslationFields {
         let found = async {
             let translator = registry.target(&self.model).await;
             let translator = translator.map_err(|error| ServiceError::from_lookup(error, &self.model))?;
-            if translator.resident.template.is_none() {
+            if let ModelAccess::Local(entry) = &translator
+                && entry.resident.template.is_none()
+            {
                 return Err(ServiceError::ChatTemplateMissing);
             }
             let quality = match self.quality {

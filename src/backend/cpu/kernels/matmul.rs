@@ -96,8 +96,14 @@ pub fn matmul_by_kind(
     ROUNDED_ROWS.with_borrow_mut(|rounded| {
         rounded.set(compute, prompt_rows, weights, TokenKind::Prompt);
         rounded.set(compute, generated_rows, weights, TokenKind::Generated);
-        let first = rounded.product(prompt_rows, weights, TokenKind::Prompt, output);
-        let second = rounded.product(generated_rows, weights, TokenKind::Generated, output);
+        let product = |x, rows, kind| Product {
+            x: rounded.view(x, weights, kind),
+            rows,
+            weights,
+            output,
+        };
+        let first = product(prompt_rows, prompt, TokenKind::Prompt);
+        let second = product(generated_rows, m - prompt, TokenKind::Generated);
         let (first, second) = (
             first.plan(compute, prompt_out),
             second.plan(compute, generated_out),
