@@ -3,7 +3,6 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -62,7 +61,7 @@ impl Connector {
                 let name = ServerName::try_from(host.clone()).map_err(|_| EndpointError::Host(host))?;
                 let config = client_tls(options.ca_file.as_deref())?;
                 Some(Encryption {
-                    connector: TlsConnector::from(Arc::clone(&config)),
+                    connector: TlsConnector::from(config),
                     host: name,
                 })
             }

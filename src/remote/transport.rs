@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -142,9 +142,9 @@ impl Key {
     }
 }
 
-fn read_key(file: &PathBuf) -> Result<Secret, EndpointError> {
+fn read_key(file: &Path) -> Result<Secret, EndpointError> {
     let failed = |reason: String| EndpointError::Key {
-        path: file.clone(),
+        path: file.to_owned(),
         reason,
     };
     let text = Secret::new(files::read_text(file, KEY_BYTES).map_err(|error| failed(error.to_string()))?);

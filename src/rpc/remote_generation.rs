@@ -40,13 +40,13 @@ const SEED_BITS: u64 = i64::MAX as u64;
 
 /// An answer whose first piece is there, and what the endpoint says of itself.
 struct Opened {
-    stream: AnswerStream,
+    stream: Box<AnswerStream>,
     description: EndpointDescription,
 }
 
 enum State {
     Opening(Pin<Box<dyn Future<Output = Result<Opened, RemoteError>> + Send>>),
-    Open(AnswerStream),
+    Open(Box<AnswerStream>),
     Done,
 }
 
@@ -107,7 +107,7 @@ impl RemoteGeneration {
         let number = context.record.trace().map(|trace| trace.begin_work(admitted));
         let (asked, request, deadline) = (Arc::clone(&model), request(&work), context.deadline.instant());
         let opening = Box::pin(async move {
-            let stream = asked.endpoint.answer(&request, deadline).await?;
+            let stream = Box::new(asked.endpoint.answer(&request, deadline).await?);
             Ok(Opened {
                 stream,
                 description: asked.endpoint.description().await,
@@ -141,8 +141,9 @@ impl RemoteGeneration {
             if let Some(piece) = self.pending.pop_front() {
                 return Ok(Some(piece));
             }
+            let Self { state, shared, .. } = self;
             let waiting = async {
-                match &mut self.state {
+                match state {
                     State::Opening(opening) => opening.await.map(Advance::Opened),
                     State::Open(stream) => stream.next().await.map(Advance::Event),
                     State::Done => Ok(Advance::Event(None)),
@@ -151,8 +152,8 @@ impl RemoteGeneration {
             let advance = tokio::select! {
                 biased;
                 advance = waiting => advance,
-                () = self.shared.stopping.cancelled() => {
-                    self.state = State::Done;
+                () = shared.stopping.cancelled() => {
+                    *state = State::Done;
                     return Err(ServiceError::draining());
                 }
             };

@@ -14,8 +14,10 @@ use babelward::remote::{
     RemoteUsage,
 };
 use bytes::Bytes;
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 use serde_json::json;
 
+use crate::authority::Authority;
 use crate::endpoint::{
     Endpoint, Piece, Reply, chat_piece, completion_piece, models, undescribed, usage, usage_piece,
 };
@@ -444,4 +446,43 @@ async fn what_an_endpoint_says_of_itself_is_asked_once_a_minute() {
     let endpoint = Endpoint::start(|asked| undescribed(asked, "another").unwrap()).await;
     let said = self::client(&endpoint).describe().await.unwrap();
     assert_eq!((said.lists_model, said.version), (Some(false), None));
+}
+
+/// An endpoint with TLS, whose certificate this authority has issued for `127.0.0.1`.
+async fn encrypted(authority: &Authority) -> Endpoint {
+    let identity = authority.issue(&["127.0.0.1"]);
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.der.into()], key)
+        .unwrap();
+    Endpoint::start_with_tls(Arc::new(config), |_| Reply::events(whole())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_endpoint_needs_a_certificate_of_a_known_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let endpoint = encrypted(&authority).await;
+    let with = |file: Option<String>| {
+        RemoteEndpoint::new(EndpointOptions {
+            ca_file: file.map(Into::into),
+            ..options(&endpoint)
+        })
+        .unwrap()
+    };
+    let known = with(Some(authority.write(folder.path(), "authority.pem")));
+    assert_eq!(read(&known).await.unwrap().0, " a time");
+    for unknown in [
+        with(Some(stranger.write(folder.path(), "stranger.pem"))),
+        with(None),
+    ] {
+        let error = read(&unknown).await.unwrap_err();
+        assert!(matches!(error, RemoteError::Tls { .. }), "{error:?}");
+    }
+    // Only the first has been heard.
+    assert_eq!(endpoint.asked().len(), 1);
 }

@@ -557,7 +557,8 @@ async fn a_local_guard_judges_what_a_remote_target_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_guard_cuts_off_what_a_remote_target_writes() {
     let endpoint = Endpoint::start(script(|_| {
-        let mut pieces: Vec<Piece> = ["First this. ", "Then [unsafe] that. ", "And more of it. "]
+        let more = "and more of it, ".repeat(8);
+        let mut pieces: Vec<Piece> = ["First [unsafe] this, ", &more, &more]
             .map(|text| chat_piece(text, None))
             .into();
         pieces.push(Piece::Stall);
@@ -569,7 +570,7 @@ async fn a_local_guard_cuts_off_what_a_remote_target_writes() {
         guard: Some(AnswerGuard {
             options: Some(GuardOptions {
                 cadence: Some(GuardCadence {
-                    tokens: 1,
+                    tokens: 8,
                     sentence_end: None,
                 }),
                 ..GuardOptions::default()
