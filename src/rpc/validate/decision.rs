@@ -154,8 +154,8 @@ impl DecisionFields {
             );
             return wrong("decision_policy", reason);
         }
-        let why_not = match &entry.remote {
-            Some(_) => {
+        let why_not = match model {
+            ModelAccess::Remote(_) => {
                 Some("this guard is an endpoint, which does not tell the probabilities of its categories")
             }
             ModelAccess::Local(_) if guard.tells_categories() => None,
