@@ -263,7 +263,7 @@ fn differences(first: &RunInfo, other: &RunInfo) -> impl Iterator<Item = ShardAs
 }
 
 /// By model id, what decides about the model's results.
-fn identities(models: &BTreeSet<ModelProvenance>) -> BTreeMap<&str, BTreeSet<[&str; 7]>> {
+fn identities(models: &BTreeSet<ModelProvenance>) -> BTreeMap<&str, BTreeSet<[&str; 8]>> {
     let mut found: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
     for model in models {
         found.entry(&model.model).or_default().insert(model.identity());

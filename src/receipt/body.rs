@@ -124,6 +124,24 @@ pub struct ComputedBy {
     pub device: String,
     pub determinism: String,
     pub server_version: String,
+    /// Absent of a verdict that the server computed itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteReceipt>,
+}
+
+/// The endpoint that a verdict was computed by, as its provenance says, and what it was sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "each is the field of RemoteEngine with this name")]
+pub struct RemoteReceipt {
+    pub endpoint: String,
+    pub model: String,
+    pub reported_model: String,
+    pub reported_fingerprint: String,
+    pub software: String,
+    pub software_version: String,
+    /// `tokens` or `text`.
+    pub prompt_form: String,
 }
 
 /// What was decided.
@@ -282,7 +300,7 @@ impl Receipt {
                 category_probabilities: request.category_probabilities,
             },
             verdict: VerdictReceipt::of(verdict),
-            computed_by: ComputedBy::of(provenance),
+            computed_by: ComputedBy::of(provenance, verdict.remote_reading.as_ref()),
             decision: response.decision.as_ref().map(DecisionReceipt::of),
         };
         if body.kept_conversation().is_some_and(|kept| kept != *conversation) {
@@ -442,8 +460,21 @@ impl VerdictReceipt {
 }
 
 impl ComputedBy {
-    fn of(provenance: &proto::Provenance) -> Self {
+    fn of(provenance: &proto::Provenance, reading: Option<&proto::RemoteReading>) -> Self {
+        let form = reading.map_or(proto::RemotePromptForm::Unspecified, |reading| {
+            reading.prompt_form()
+        });
+        let remote = provenance.remote.as_ref().map(|remote| RemoteReceipt {
+            endpoint: remote.endpoint.clone(),
+            model: remote.model.clone(),
+            reported_model: remote.reported_model.clone(),
+            reported_fingerprint: remote.reported_fingerprint.clone(),
+            software: remote.software.clone(),
+            software_version: remote.software_version.clone(),
+            prompt_form: word(form.as_str_name(), "REMOTE_PROMPT_FORM_"),
+        });
         Self {
+            remote,
             model: provenance.model.clone(),
             model_digest: provenance.model_digest.clone(),
             adapter_digest: provenance.adapter_digest.clone(),

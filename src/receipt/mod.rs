@@ -12,7 +12,7 @@ mod tests;
 
 pub use body::{
     Asked, ComputedBy, DecisionReceipt, InputReceipt, KeptMessage, ReasonReceipt, Receipt, ReceiptBody,
-    ReceiptError, Unexplained, VerdictReceipt, input_digest,
+    ReceiptError, RemoteReceipt, Unexplained, VerdictReceipt, input_digest,
 };
 pub use changes::{Change, changes};
 pub use exact::Exact;

@@ -59,6 +59,32 @@ fn receipt(keep_input: bool, score: f64) -> Receipt {
 }
 
 #[test]
+fn a_receipt_of_a_verdict_at_an_endpoint_names_it_and_what_it_was_sent() {
+    let mut answer = response(0.25);
+    let here = Receipt::of(&request("hi"), &PolicyChoice::Native, &answer, false);
+    assert_eq!(here.unwrap().body().computed_by.remote, None);
+    let verdict = answer.verdict.as_mut().unwrap();
+    verdict.provenance.as_mut().unwrap().remote = Some(proto::RemoteEngine {
+        endpoint: "http://10.0.0.7:8000/v1".to_owned(),
+        model: "ward".to_owned(),
+        ..proto::RemoteEngine::default()
+    });
+    verdict.remote_reading = Some(proto::RemoteReading {
+        prompt_form: proto::RemotePromptForm::Text.into(),
+        ..proto::RemoteReading::default()
+    });
+    let there = Receipt::of(&request("hi"), &PolicyChoice::Native, &answer, false).unwrap();
+    let remote = there.body().computed_by.remote.clone().unwrap();
+    assert_eq!(
+        (remote.endpoint.as_str(), remote.prompt_form.as_str()),
+        ("http://10.0.0.7:8000/v1", "text")
+    );
+    let read: Receipt = serde_json::from_str(&there.to_json()).unwrap();
+    assert_eq!(read, there);
+    assert_eq!(read.check(), Ok(()));
+}
+
+#[test]
 fn a_receipt_has_the_text_only_where_it_is_kept() {
     let lost = receipt(false, 0.1);
     lost.check().unwrap();

@@ -73,6 +73,7 @@ mod receipts;
 mod received;
 mod remote_endpoint;
 mod remote_guards;
+mod remote_llama_server;
 mod remote_targets;
 mod renderings;
 mod residency;
