@@ -96,8 +96,18 @@ pub fn matmul_by_kind(
     ROUNDED_ROWS.with_borrow_mut(|rounded| {
         rounded.set(compute, prompt_rows, weights, TokenKind::Prompt);
         rounded.set(compute, generated_rows, weights, TokenKind::Generated);
-        let first = rounded.product(prompt_rows, weights, TokenKind::Prompt, output);
-        let second = rounded.product(generated_rows, weights, TokenKind::Generated, output);
+        let first = Product {
+            x: rounded.view(prompt_rows, weights, TokenKind::Prompt),
+            rows: prompt,
+            weights,
+            output,
+        };
+        let second = Product {
+            x: rounded.view(generated_rows, weights, TokenKind::Generated),
+            rows: m - prompt,
+            weights,
+            output,
+        };
         let (first, second) = (
             first.plan(compute, prompt_out),
             second.plan(compute, generated_out),
