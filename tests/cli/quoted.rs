@@ -81,7 +81,10 @@ fn steady(lines: &[String]) -> Vec<String> {
         (r"\b\d+(\.\d+)? (KiB|MiB|GiB)", "SIZE"),
         (r"\b\d+ cached", "N cached"),
         (r"(unsafe_score|label_mass) [\d.]+", "$1 SCORE"),
-        (r"\b(mixed|int8|bf16|f32)( on [a-z0-9:]+( \([^)]*\))?)?", "PRECISION"),
+        (
+            r"\b(mixed|int8|bf16|f32)( on [a-z0-9:]+( \([^)]*\))?)?",
+            "PRECISION",
+        ),
         // Columns are as wide as what stands in them.
         (r"  +", "  "),
     ];
