@@ -1,8 +1,8 @@
 //! The HTTP port: doors for callers that speak HTTP/1.1 and JSON.
 //!
 //! A door is a translation. A request becomes a call of this process's own services ([`local::LocalChannel`]), which is
-//! admitted, limited, counted and logged like any other, and what it answers becomes the answer. No door decides anything of
-//! its own about a caller. Connections, and how much of the port each caller may hold, are in `rpc::transport`.
+//! admitted, limited, counted and logged like any other, and what it answers becomes the answer. What becomes no call is counted
+//! and logged as one by [`record`]. No door decides anything of its own about a caller. Connections, and how much of the port each caller may hold, are in `rpc::transport`.
 
 mod caller;
 mod connect;
@@ -11,6 +11,7 @@ mod json;
 mod limits;
 mod local;
 mod openai;
+mod record;
 mod request_id;
 mod status;
 mod verdict;

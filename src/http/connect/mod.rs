@@ -29,7 +29,7 @@ use self::{
     format::{Format, TRACERESPONSE, check_version},
     types::{Call, DOOR, calls},
 };
-use super::{caller::Caller, json, status::Refusal};
+use super::{caller::Caller, json, record::recorded, status::Refusal};
 use crate::rpc::{RefusedRequest, ServiceError};
 
 /// A path for every call.
@@ -41,7 +41,7 @@ pub(super) fn router() -> Result<Router, DescriptorError> {
     for call in calls()? {
         let (path, call) = (call.path.to_string(), Arc::new(call));
         let handler = move |request: Request| answer(Arc::clone(&call), request);
-        router = router.route(&path, post(handler));
+        router = router.route(&path, recorded(post(handler), DOOR, &path));
     }
     Ok(router)
 }

@@ -24,7 +24,7 @@ use crate::{
     rpc::{Door, ServiceError},
 };
 
-const DOOR: Door = Door("agentgateway");
+pub(super) const DOOR: Door = Door("agentgateway");
 
 /// What goes to the model.
 #[derive(Debug, Deserialize)]

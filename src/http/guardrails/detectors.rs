@@ -28,7 +28,7 @@ use crate::{
     rpc::{Door, ServiceError, label_name},
 };
 
-const DOOR: Door = Door("detectors");
+pub(super) const DOOR: Door = Door("detectors");
 
 /// The header that names the detector.
 const DETECTOR_ID: &str = "detector-id";
@@ -74,7 +74,7 @@ struct Detection {
     /// `unsafe` or `controversial`.
     detection: &'static str,
     detection_type: &'static str,
-    /// The guard's unsafe_score; 1 for a label without a score.
+    /// The guard's unsafe_score, or the harm_score of a classifier that decided; 1 without a score.
     score: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     evidence: Vec<Evidence>,

@@ -24,7 +24,7 @@ use crate::{
     rpc::{Door, ServiceError},
 };
 
-const DOOR: Door = Door("litellm");
+pub(super) const DOOR: Door = Door("litellm");
 
 /// Whether the texts go to a model or come from it.
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -21,7 +21,7 @@ use crate::{
     rpc::{Door, ServiceError, label_name},
 };
 
-const DOOR: Door = Door("nemo");
+pub(super) const DOOR: Door = Door("nemo");
 
 /// The field that names the guard.
 const CONFIG_ID: &str = "guardrails.config_id";

@@ -31,7 +31,10 @@ use axum::{
 };
 use http::request::Parts;
 
-use super::caller::{Caller, Received};
+use super::{
+    caller::{Caller, Received},
+    record::recorded,
+};
 use crate::{config::DoorSettings, rpc::Door};
 use answer::AnswerHead;
 use error::OpenAiError;
@@ -42,13 +45,26 @@ use response::object;
 
 /// The paths of OpenAI's interface.
 pub(super) fn router() -> Router<Arc<DoorSettings>> {
+    let counted = |handlers, call| recorded(handlers, DOOR, call);
     Router::new()
-        .route("/v1/moderations", post(moderate))
-        .route("/v1/chat/completions", post(complete_chat))
-        .route("/v1/completions", post(complete))
-        .route("/v1/models", get(list_models))
-        .route("/v1/models/{*id}", get(get_model))
+        .route(
+            "/v1/moderations",
+            counted(post(moderate), "/babelward.v1.SafetyService/BatchClassify"),
+        )
+        .route("/v1/chat/completions", counted(post(complete_chat), GENERATE))
+        .route("/v1/completions", counted(post(complete), GENERATE))
+        .route(
+            "/v1/models",
+            counted(get(list_models), "/babelward.v1.ModelService/ListModels"),
+        )
+        .route(
+            "/v1/models/{*id}",
+            counted(get(get_model), "/babelward.v1.ModelService/GetModel"),
+        )
 }
+
+/// The path of the call that chat completions and completions become.
+const GENERATE: &str = "/babelward.v1.GenerationService/Generate";
 
 /// The name of this interface in the log.
 const DOOR: Door = Door("openai");
