@@ -4,6 +4,7 @@
 //! admitted, limited, counted and logged like any other, and what it answers becomes the answer. What becomes no call is counted
 //! and logged as one by [`record`]. No door decides anything of its own about a caller. Connections, and how much of the port each caller may hold, are in `rpc::transport`.
 
+mod body_checks;
 mod caller;
 mod connect;
 mod guardrails;
@@ -20,6 +21,7 @@ use axum::{Router, extract::Request, middleware, response::Response};
 use prost_reflect::DescriptorError;
 
 pub use crate::config::DoorSettings;
+pub use body_checks::{BodyChecks, CallOfBody};
 use status::{Refusal, Unsupported};
 
 /// What answers at the HTTP port, with these settings.

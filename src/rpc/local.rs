@@ -232,17 +232,17 @@ impl LocalCaller {
         let tracer = Tracer::off();
         let origin = CallOrigin::of(&self.headers, request.extensions(), &tracer);
         let span = origin.span(method.name());
-        if code == Code::Unauthenticated {
-            return Record::stranger(method, span).end(code, reason);
-        }
         let entrance = transport.service.entrance();
+        let Some(tenant) = entrance.tenant_for_log(&self.headers, peer.certificate()) else {
+            return Record::stranger(method, span).end(code, reason);
+        };
         let start = CallStart {
             method,
             began: *at,
             span,
             origin,
             deadline: Deadline::default(),
-            tenant: entrance.tenant_for_log(&self.headers, peer.certificate()),
+            tenant,
             tracer,
             in_flight: None,
         };

@@ -5,11 +5,13 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
+use babelward::rpc::ServerOptions;
 use serde_json::{Value, json};
 
 use crate::{
+    credentials::{KeyFile, checked},
     rig::{GUARD, eventually},
-    support::{BREAD, CLASSIFY, Client, address, post, start, with_header},
+    support::{BREAD, CLASSIFY, Client, address, post, protected, start, with_header},
 };
 
 /// What all tests of this process have logged, in the format that `--log-format json` writes.
@@ -88,6 +90,35 @@ async fn each_call_has_a_line_with_its_door_and_nothing_of_its_text() {
     rig.stop().await;
     let log = logged();
     assert!(!log.contains("unlogged words") && !log.contains("secret_field"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_write_no_line_at_the_usual_level() {
+    listen();
+    let keys = KeyFile::new();
+    let rig = protected(ServerOptions::default(), checked(&keys.open())).await;
+    for (id, path, kind) in [
+        ("stranger-classify", CLASSIFY, "application/json"),
+        ("stranger-text", CLASSIFY, "text/plain"),
+        ("stranger-chat", "/v1/chat/completions", "application/json"),
+        (
+            "stranger-form",
+            "/v1/chat/completions",
+            "application/x-www-form-urlencoded",
+        ),
+        (
+            "stranger-documents",
+            "/api/v1/text/context/doc",
+            "application/json",
+        ),
+    ] {
+        let request = with_header(post(path, "{}"), "content-type", kind);
+        let mut client = Client::connect(address(&rig)).await;
+        client.send(with_header(request, "x-request-id", id)).await;
+        eventually("the refusal is logged at debug", || logged().contains(id)).await;
+        assert_eq!(lines(id), Vec::<Value>::new());
+    }
+    rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

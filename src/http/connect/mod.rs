@@ -32,6 +32,26 @@ use self::{
 use super::{caller::Caller, json, record::recorded, status::Refusal};
 use crate::rpc::{RefusedRequest, ServiceError};
 
+/// All calls, by their paths.
+pub(super) struct Calls(Vec<Call>);
+
+impl Calls {
+    /// Reads our own descriptors.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn new() -> Result<Self, DescriptorError> {
+        Ok(Self(calls()?))
+    }
+
+    /// The encoded message that a body of JSON is for the call with this path. `None` if there is no such call.
+    pub(super) fn message(&self, path: &str, body: &[u8]) -> Option<Result<Vec<u8>, ServiceError>> {
+        let call = self.0.iter().find(|call| call.path == path)?;
+        let message = json::parse(body, call.request.clone());
+        Some(message.map(|message| types::encode(&message).to_vec()))
+    }
+}
+
 /// A path for every call.
 ///
 /// # Errors

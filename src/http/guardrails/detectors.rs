@@ -4,7 +4,7 @@
 //! Spans count Unicode code points, as the orchestrator does that cuts them out of its text. A text without a verdict is an
 //! error, and so are all texts of its request: a list without detections would say that nothing was found.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use http::HeaderMap;
@@ -22,6 +22,7 @@ use crate::{
     config::DoorSettings,
     http::{
         caller::Received,
+        json,
         status::{Refusal, Unsupported},
     },
     proto::{CategoryResult, Label, Role, WindowVerdict},
@@ -213,6 +214,14 @@ pub(super) async fn detect<T: Detect>(
 pub(super) async fn documents() -> Response {
     let says = "no guard judges an answer by documents; use /api/v1/text/contents, chat or generation";
     error(&Refusal::unsupported(Unsupported::Path, says))
+}
+
+/// What a body asks about.
+///
+/// # Errors
+/// When it is no such request, or asks about nothing.
+pub(super) fn dialogues<T: Detect>(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
+    json::parse(body, PhantomData::<T>)?.dialogues()
 }
 
 async fn answer<T: Detect>(

@@ -19,7 +19,12 @@ use std::sync::Arc;
 use axum::{Router, middleware, routing::post};
 
 use super::record::recorded;
-use crate::config::DoorSettings;
+use crate::{
+    config::DoorSettings,
+    proto,
+    rpc::{Limits, ServiceError},
+};
+use dialogue::Dialogue;
 
 /// The paths of all guardrail callers' protocols.
 pub(super) fn router() -> Router<Arc<DoorSettings>> {
@@ -55,3 +60,40 @@ pub(super) fn router() -> Router<Arc<DoorSettings>> {
 
 /// The path of the call that a question about one text becomes. Those about several become one BatchClassify.
 const CLASSIFY: &str = "/babelward.v1.SafetyService/Classify";
+
+/// The path of the call that a question about several texts becomes.
+pub(super) const BATCH_CLASSIFY: &str = "/babelward.v1.SafetyService/BatchClassify";
+
+/// What a body at this path asks about, each conversation as an item, up to as many as a batch may have. `None` if no body is read
+/// there.
+pub(super) fn conversations(
+    path: &str,
+    body: &[u8],
+) -> Option<Result<proto::BatchClassifyRequest, ServiceError>> {
+    let dialogues = match path {
+        "/beta/litellm_basic_guardrail_api" => litellm::dialogues(body),
+        "/api/v1/text/contents" => detectors::dialogues::<detectors::ContentsRequest>(body),
+        "/api/v1/text/chat" => detectors::dialogues::<detectors::ChatRequest>(body),
+        "/api/v1/text/generation" => detectors::dialogues::<detectors::GenerationRequest>(body),
+        "/request" => agentgateway::dialogues_of_prompt(body),
+        "/response" => agentgateway::dialogues_of_answers(body),
+        "/v1/guardrail/checks" => nemo::dialogues(body),
+        _ => return None,
+    };
+    let item = |dialogue: &Dialogue| proto::BatchClassifyItem {
+        request: Some(proto::ClassifyRequest {
+            conversation: Some(dialogue.conversation()),
+            ..proto::ClassifyRequest::default()
+        }),
+        ..proto::BatchClassifyItem::default()
+    };
+    Some(dialogues.map(|dialogues| {
+        proto::BatchClassifyRequest {
+            items: dialogues
+                .iter()
+                .take(Limits::default().batch_items)
+                .map(item)
+                .collect(),
+        }
+    }))
+}
