@@ -372,6 +372,37 @@ def requests() -> None:
     seeds("requests", *(bytes([call]) + each for call, several in calls.items() for each in several))
 
 
+def bodies() -> None:
+    """A path of the HTTP port, the end of a line, and a body for it."""
+    hello = {"role": "user", "content": "Hallo"}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Welt"}, {"type": "image_url", "image_url": {"url": "x"}}]}
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    conversation = {"messages": [{"role": "ROLE_USER", "content": "Hallo"}, {"role": "ROLE_ASSISTANT", "content": "Welt"}]}
+    service = "/babelward.v1."
+    each = [
+        (f"{service}SafetyService/Classify", {"model": "g", "conversation": conversation, "windows": {"tokens": 128}}),
+        (f"{service}SafetyService/BatchClassify", {"items": [{"id": "i", "request": {"conversation": conversation}}]}),
+        (f"{service}SafetyService/GuardStream", {"chunk": "SGFsbG8="}),
+        (f"{service}GenerationService/Generate", {"text": "a", "sampling": {"seed": "7", "topP": 0.5}, "stopping": {"maxNewTokens": 9}}),
+        (f"{service}ScoringService/ScoreStream", {"id": "i", "score": {"generate": {"tokenIds": {"ids": [1, 2]}}}, "timeout": "1.5s"}),
+        ("/grpc.health.v1.Health/Check", {"service": "babelward.v1.SafetyService"}),
+        ("/v1/moderations", {"model": "omni-moderation-latest", "input": ["Hallo", "Welt"]}),
+        ("/v1/moderations", {"input": answer["content"][:1], "babelward": {"policy": "p", "category_probabilities": True}}),
+        ("/v1/chat/completions", {"messages": [hello, answer | {"content": "b", "tool_calls": calls}], "max_tokens": 5, "stop": "x"}),
+        ("/v1/chat/completions", {"messages": [hello], "stream": True, "stream_options": {"include_usage": True}, "logprobs": True}),
+        ("/v1/completions", {"prompt": "a", "logprobs": 2, "temperature": 0, "seed": 3, "babelward": {"guard": "g"}}),
+        ("/beta/litellm_basic_guardrail_api", {"input_type": "request", "texts": ["a"], "structured_messages": [hello, answer]}),
+        ("/beta/litellm_basic_guardrail_api", {"input_type": "response", "texts": ["a", ""], "tool_calls": calls, "images": ["x"]}),
+        ("/api/v1/text/contents", {"contents": ["Hallo", ""], "detector_params": {"threshold": 0.5}}),
+        ("/api/v1/text/chat", {"messages": [hello]}),
+        ("/api/v1/text/generation", {"prompt": "a", "generated_text": "b"}),
+        ("/request", {"body": {"messages": [hello]}}),
+        ("/response", {"body": {"choices": [{"message": {"role": "assistant", "content": "b"}}]}}),
+        ("/v1/guardrail/checks", {"model": "m", "messages": [hello], "guardrails": {"config_id": "g"}}),
+    ]
+    seeds("bodies", *(f"{path}\n{json.dumps(body)}".encode() for path, body in each))
+
+
 def tables() -> None:
     rows = [
         {"id": 7, "category": "crime_tax", "en": "a", "it": "b"},
@@ -414,6 +445,7 @@ def main() -> None:
     tokenizers()
     settings()
     requests()
+    bodies()
     tables()
     size = sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file())
     print(f"{size // 1024} KiB in {CORPUS.relative_to(ROOT)}")

@@ -14,6 +14,7 @@
 use std::{panic, process, sync::Once, thread};
 
 mod bench_files;
+mod bodies;
 mod input;
 #[cfg(fuzzing)]
 mod memory;
@@ -31,7 +32,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target {
         name: "gguf",
         run: model_files::gguf,
@@ -79,6 +80,10 @@ pub const TARGETS: [Target; 14] = [
     Target {
         name: "requests",
         run: requests::requests,
+    },
+    Target {
+        name: "bodies",
+        run: bodies::bodies,
     },
     Target {
         name: "rows",

@@ -47,7 +47,14 @@ pub(super) fn read<T>(
     parse(&body.bytes, seed)
 }
 
-fn parse<'a, T>(text: &'a [u8], seed: impl DeserializeSeed<'a, Value = T>) -> Result<T, ServiceError> {
+/// Reads a text as what `seed` makes, whatever memory that takes.
+///
+/// # Errors
+/// As [`read`], but for the number of values.
+pub(super) fn parse<'a, T>(
+    text: &'a [u8],
+    seed: impl DeserializeSeed<'a, Value = T>,
+) -> Result<T, ServiceError> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = Track::new();
     let read = seed.deserialize(Deserializer::new(&mut json, &mut track));

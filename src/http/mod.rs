@@ -1,9 +1,11 @@
 //! The HTTP port: doors for callers that speak HTTP/1.1 and JSON, and a page for people.
 //!
 //! A door is a translation. A request becomes a call of this process's own services ([`local::LocalChannel`]), which is
-//! admitted, limited, counted and logged like any other, and what it answers becomes the answer. No door decides anything of
-//! its own about a caller. Connections, and how much of the port each caller may hold, are in `rpc::transport`.
+//! admitted, limited, counted and logged like any other, and what it answers becomes the answer. What becomes no call is counted
+//! and logged as one by [`record`]. No door decides anything of its own about a caller. Connections, and how much of the port
+//! each caller may hold, are in `rpc::transport`.
 
+mod body_checks;
 mod caller;
 mod connect;
 mod guardrails;
@@ -12,6 +14,7 @@ mod limits;
 mod local;
 mod openai;
 mod page;
+mod record;
 mod request_id;
 mod status;
 mod verdict;
@@ -20,6 +23,7 @@ use axum::{Router, extract::Request, middleware, response::Response};
 use prost_reflect::DescriptorError;
 
 pub use crate::config::DoorSettings;
+pub use body_checks::{BodyChecks, CallOfBody};
 use status::{Refusal, Unsupported};
 
 /// What answers at the HTTP port, with these settings.

@@ -63,6 +63,14 @@ impl Unsupported {
     }
 }
 
+/// That a request is refused, in the extensions of its response, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) code: Code,
+    /// `None` for errors that are not in docs/errors.md.
+    pub(super) reason: Option<Reason>,
+}
+
 /// Why a request is not answered, for a door to say in its protocol's way.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -116,6 +124,13 @@ impl Refusal {
     pub(crate) fn respond(&self, body: &Value) -> Response {
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Refused {
+            code: self.code,
+            reason: Reason::ALL
+                .iter()
+                .find(|reason| reason.name() == self.reason)
+                .copied(),
+        });
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
         if let Some(after) = self.retry_after {

@@ -137,6 +137,7 @@ where
             request_id: Arc::clone(&origin.request_id),
             record: Record::call(CallStart {
                 method,
+                began: arrival,
                 origin: origin.clone(),
                 span: span.clone(),
                 deadline,
@@ -220,6 +221,7 @@ fn refusal(call: &http::request::Parts, error: &ServiceError) -> http::Response<
         Some(method) => {
             let start = CallStart {
                 method,
+                began: now(),
                 span: origin.span(method.name()),
                 origin: origin.clone(),
                 deadline: Deadline::default(),

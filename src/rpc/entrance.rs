@@ -149,6 +149,17 @@ impl Entrance {
         }
     }
 
+    /// The tenant of a caller as the log names it: that of its credential or, where everybody may call, the one that it says.
+    /// `None` if nobody knows the caller.
+    pub(crate) fn tenant_for_log(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&PeerCertificate>,
+    ) -> Option<Tenant> {
+        let known = self.tenant(headers, certificate).ok()?;
+        Some(known.unwrap_or_else(|| named_tenant(headers.get(TENANT))))
+    }
+
     /// Whether the caller may make a call that is not of ours: a health check always; any other, such as one of
     /// reflection, with any credential, and as a request of its tenant.
     pub(crate) fn admit_foreign(&self, call: &Request<Intake>) -> Result<(), ServiceError> {

@@ -5,6 +5,10 @@ use std::{
     future::{Future, poll_fn},
     net::IpAddr,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,22 +21,27 @@ use http::{
 };
 use http_body::{Frame, SizeHint};
 use tokio::time::timeout;
-use tonic::{Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use super::{
     call_layer::CallService,
     clock::now,
+    deadline::Deadline,
     entrance::{RETRY, TENANT},
     envelopes::{EnvelopeLimits, Envelopes},
     error::ServiceError,
     limits::Limits,
-    origin::{Door, REQUEST_ID},
+    method::Method,
+    origin::{CallOrigin, Door, REQUEST_ID},
     received_body::{ReceivedBody, collect, discard},
+    record::{CallStart, Record},
+    status::Reason,
     transport::{Arrived, Beyond, CallKind, CallPlace, HeldBytes, Intake, MadeMessages, Source},
 };
 use crate::{
     engine::Stage,
+    telemetry::Tracer,
     trace_context::{TRACEPARENT, TRACESTATE},
 };
 
@@ -51,12 +60,25 @@ const PASSED_ON: [HeaderName; 5] = [
 /// Longest that the request of a health check may take to arrive. Strangers may send it.
 const CHECK_RECEIVE: Duration = Duration::from_secs(5);
 
+/// Whether a request of the HTTP port has become a call, in the request's extensions. Each call is counted and logged by itself.
+#[derive(Clone, Default)]
+pub(crate) struct CallsMade(Arc<AtomicBool>);
+
+impl CallsMade {
+    /// Whether there was any.
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// Who has sent a request to the HTTP port, and what its calls share.
 #[derive(Clone)]
 pub(crate) struct LocalCaller {
     arrived: Arrived<Stack>,
     /// Those of [`PASSED_ON`].
     headers: HeaderMap,
+    /// Is told of its calls.
+    made: CallsMade,
     /// Whether a page of a site with a name makes the request.
     is_page: bool,
     /// Whether the body comes without being asked for (`expect`).
@@ -82,6 +104,7 @@ impl LocalCaller {
         Some(Self {
             arrived,
             headers: passed_on,
+            made: extensions.get::<CallsMade>().cloned().unwrap_or_default(),
             is_page: headers.get_all(ORIGIN).iter().any(has_name),
             sends_at_once: !headers.contains_key(EXPECT),
             timeout,
@@ -194,7 +217,40 @@ impl LocalCaller {
         self.answer(door, head, Source::Made(messages)).await
     }
 
+    /// Counts and logs the request, which has become no call, as a call of the method with this path that ended so.
+    pub(crate) fn record(&self, door: Door, path: &str, code: Code, reason: Option<Reason>) {
+        let Some(method) = Method::of_path(path) else {
+            return;
+        };
+        let Arrived {
+            transport, peer, at, ..
+        } = &self.arrived;
+        let mut request = Request::new(());
+        request.extensions_mut().insert(door);
+        peer.mark(&mut request);
+        // As for calls that are refused before they begin: they cannot fill the traces.
+        let tracer = Tracer::off();
+        let origin = CallOrigin::of(&self.headers, request.extensions(), &tracer);
+        let span = origin.span(method.name());
+        let entrance = transport.service.entrance();
+        let Some(tenant) = entrance.tenant_for_log(&self.headers, peer.certificate()) else {
+            return Record::stranger(method, span).end(code, reason);
+        };
+        let start = CallStart {
+            method,
+            began: *at,
+            span,
+            origin,
+            deadline: Deadline::default(),
+            tenant,
+            tracer,
+            in_flight: None,
+        };
+        Record::call(start).end(code, reason);
+    }
+
     async fn answer(self, door: Door, mut head: Parts, source: Source) -> Response<Body> {
+        self.made.0.store(true, Ordering::Release);
         for (name, value) in &self.headers {
             head.headers.append(name.clone(), value.clone());
         }

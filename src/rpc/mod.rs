@@ -77,7 +77,7 @@ pub(crate) use envelopes::{Arriving, Envelope, Envelopes};
 pub use error::{ServiceError, TextOrigin, TranslationFlaw};
 pub(crate) use label::label_name;
 pub use limits::{DefaultDeadlines, Limits, ServerOptions, TimeLimits};
-pub(crate) use local::LocalCaller;
+pub(crate) use local::{CallsMade, LocalCaller};
 pub(crate) use origin::{Door, REQUEST_ID, http_request_id};
 pub(crate) use received_body::ReceivedBody;
 pub use server::{HttpListener, Listeners, Security, ServeError, serve, serve_on};

@@ -67,6 +67,8 @@ pub(crate) struct Record {
 /// What is known of a call when it begins.
 pub(crate) struct CallStart {
     pub(crate) method: Method,
+    /// When its headers, or those of the request that it is made of, had arrived.
+    pub(crate) began: Instant,
     pub(crate) origin: CallOrigin,
     /// The span for its log lines.
     pub(crate) span: Span,
@@ -83,6 +85,7 @@ impl Record {
     pub(crate) fn call(start: CallStart) -> Arc<Self> {
         let CallStart {
             method,
+            began,
             origin,
             span,
             deadline,
@@ -90,7 +93,6 @@ impl Record {
             tracer,
             in_flight,
         } = start;
-        let began = now();
         Arc::new(Self {
             trace: CallTrace::call(&tracer, &origin, method, began),
             kind: Kind::Call {
@@ -191,7 +193,8 @@ impl Record {
         self.end(reason.code(), Some(reason));
     }
 
-    fn end(&self, code: Code, reason: Option<Reason>) {
+    /// Counts the call or item as ended with this code and, if it failed, for this reason, unless it has been counted already.
+    pub(crate) fn end(&self, code: Code, reason: Option<Reason>) {
         if self.finished.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -29,8 +29,28 @@ use self::{
     format::{Format, TRACERESPONSE, check_version},
     types::{Call, DOOR, calls},
 };
-use super::{caller::Caller, json, status::Refusal};
+use super::{caller::Caller, json, record::recorded, status::Refusal};
 use crate::rpc::{RefusedRequest, ServiceError};
+
+/// All calls, by their paths.
+pub(super) struct Calls(Vec<Call>);
+
+impl Calls {
+    /// Reads our own descriptors.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn new() -> Result<Self, DescriptorError> {
+        Ok(Self(calls()?))
+    }
+
+    /// The encoded message that a body of JSON is for the call with this path. `None` if there is no such call.
+    pub(super) fn message(&self, path: &str, body: &[u8]) -> Option<Result<Vec<u8>, ServiceError>> {
+        let call = self.0.iter().find(|call| call.path == path)?;
+        let message = json::parse(body, call.request.clone());
+        Some(message.map(|message| types::encode(&message).to_vec()))
+    }
+}
 
 /// A path for every call.
 ///
@@ -41,7 +61,7 @@ pub(super) fn router() -> Result<Router, DescriptorError> {
     for call in calls()? {
         let (path, call) = (call.path.to_string(), Arc::new(call));
         let handler = move |request: Request| answer(Arc::clone(&call), request);
-        router = router.route(&path, post(handler));
+        router = router.route(&path, recorded(post(handler), DOOR, &path));
     }
     Ok(router)
 }

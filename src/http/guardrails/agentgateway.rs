@@ -5,7 +5,7 @@
 //! whatever else is in it. So nothing but an answer that passes or rejects may ever have a field `action`. A status but 200, or a
 //! body without `action`, is a failed webhook, which agentgateway answers as its `failureMode` says: closed unless configured otherwise.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     config::DoorSettings,
-    http::{caller::Received, status::Refusal},
+    http::{caller::Received, json, status::Refusal},
     proto::{JudgeScope, Role},
     rpc::{Door, ServiceError},
 };
 
-const DOOR: Door = Door("agentgateway");
+pub(super) const DOOR: Door = Door("agentgateway");
 
 /// What goes to the model.
 #[derive(Debug, Deserialize)]
@@ -121,6 +121,22 @@ fn answers(request: ResponseRequest) -> Result<Vec<Dialogue>, ServiceError> {
     Ok(said
         .map(|(field, text)| Dialogue::of_text(Role::Assistant, text, field))
         .collect())
+}
+
+/// What a body with a prompt asks about.
+///
+/// # Errors
+/// When it is no such request, or asks about nothing.
+pub(super) fn dialogues_of_prompt(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
+    prompt(json::parse(body, PhantomData::<PromptRequest>)?)
+}
+
+/// What a body with answers asks about.
+///
+/// # Errors
+/// When it is no such request, or has too many answers.
+pub(super) fn dialogues_of_answers(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
+    answers(json::parse(body, PhantomData::<ResponseRequest>)?)
 }
 
 /// Asks about what `dialogues` finds in the request.

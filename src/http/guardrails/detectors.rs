@@ -4,7 +4,7 @@
 //! Spans count Unicode code points, as the orchestrator does that cuts them out of its text. A text without a verdict is an
 //! error, and so are all texts of its request: a list without detections would say that nothing was found.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use http::HeaderMap;
@@ -22,13 +22,14 @@ use crate::{
     config::DoorSettings,
     http::{
         caller::Received,
+        json,
         status::{Refusal, Unsupported},
     },
     proto::{CategoryResult, Label, Role, WindowVerdict},
     rpc::{Door, ServiceError, label_name},
 };
 
-const DOOR: Door = Door("detectors");
+pub(super) const DOOR: Door = Door("detectors");
 
 /// The header that names the detector.
 const DETECTOR_ID: &str = "detector-id";
@@ -74,7 +75,7 @@ struct Detection {
     /// `unsafe` or `controversial`.
     detection: &'static str,
     detection_type: &'static str,
-    /// The guard's unsafe_score; 1 for a label without a score.
+    /// The guard's unsafe_score, or the harm_score of a classifier that decided; 1 without a score.
     score: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     evidence: Vec<Evidence>,
@@ -213,6 +214,14 @@ pub(super) async fn detect<T: Detect>(
 pub(super) async fn documents() -> Response {
     let says = "no guard judges an answer by documents; use /api/v1/text/contents, chat or generation";
     error(&Refusal::unsupported(Unsupported::Path, says))
+}
+
+/// What a body asks about.
+///
+/// # Errors
+/// When it is no such request, or asks about nothing.
+pub(super) fn dialogues<T: Detect>(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
+    json::parse(body, PhantomData::<T>)?.dialogues()
 }
 
 async fn answer<T: Detect>(

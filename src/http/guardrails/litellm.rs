@@ -5,7 +5,7 @@
 //! LiteLLM knows `BLOCKED`, which it tells its own caller with the reason; every status but 2xx is a failed guardrail, which it
 //! answers as its `unreachable_fallback` (502, 503 and 504) and `fail_on_error` say: both block unless configured otherwise.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use http::HeaderMap;
@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     config::DoorSettings,
-    http::{caller::Received, status::Refusal},
+    http::{caller::Received, json, status::Refusal},
     proto::{self, JudgeScope, Role},
     rpc::{Door, ServiceError},
 };
 
-const DOOR: Door = Door("litellm");
+pub(super) const DOOR: Door = Door("litellm");
 
 /// Whether the texts go to a model or come from it.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -128,6 +128,15 @@ async fn answer(
         }
         Told::NoVerdict(NoVerdict::Failed(refusal)) => reply::detail(&refusal),
     })
+}
+
+/// What a body asks about.
+///
+/// # Errors
+/// When it is no such request, or asks about nothing.
+pub(super) fn dialogues(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
+    let request = json::parse(body, PhantomData::<CheckRequest>)?;
+    Ok(judged(request)?.dialogues)
 }
 
 /// The conversation of a request is judged at its end, with what that answers if it is an answer. Texts that come without one are

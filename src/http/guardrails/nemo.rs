@@ -4,7 +4,7 @@
 //! Clients tell `blocked` from everything else with status 200, and some take everything else as passed. So a text without a verdict is
 //! `blocked` or has another status than 200, and never `unknown`, which the type has as well.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -12,16 +12,17 @@ use serde::{Deserialize, Serialize};
 use super::{
     ask::{AskedGuard, Asker, NoVerdict, Questions, Told, ask},
     chat::{self, CallerMessage},
+    dialogue::Dialogue,
     reply,
     ruling::Blocked,
 };
 use crate::{
     config::DoorSettings,
-    http::{caller::Received, status::Refusal},
+    http::{caller::Received, json, status::Refusal},
     rpc::{Door, ServiceError, label_name},
 };
 
-const DOOR: Door = Door("nemo");
+pub(super) const DOOR: Door = Door("nemo");
 
 /// The field that names the guard.
 const CONFIG_ID: &str = "guardrails.config_id";
@@ -111,10 +112,7 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
     };
     let wrong = |error| asker.refusal(&error);
     let named = config(request.guardrails).map_err(wrong)?;
-    let conversation = chat::dialogue(request.messages, "messages").map_err(wrong)?;
-    if conversation.is_empty() {
-        return Err(wrong(chat::nothing_to_judge("messages")));
-    }
+    let conversation = conversation(request.messages).map_err(wrong)?;
     // As NeMo has input rails for what a user says and output rails for what the model answers.
     let judge = conversation.scope_of_prompt();
     let guard = AskedGuard::of(named, CONFIG_ID, settings);
@@ -136,6 +134,24 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
         Told::NoVerdict(no_verdict) => checked(config_id, Status::Blocked, Some(only(no_verdict.message()))),
     };
     Ok(reply::told(&notes, &told))
+}
+
+/// What a body asks about.
+///
+/// # Errors
+/// When it is no such request, or asks about nothing.
+pub(super) fn dialogues(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
+    let request = json::parse(body, PhantomData::<CheckRequest>)?;
+    config(request.guardrails)?;
+    Ok(vec![conversation(request.messages)?])
+}
+
+fn conversation(messages: Vec<CallerMessage>) -> Result<Dialogue, ServiceError> {
+    let conversation = chat::dialogue(messages, "messages")?;
+    match conversation.is_empty() {
+        true => Err(chat::nothing_to_judge("messages")),
+        false => Ok(conversation),
+    }
 }
 
 /// The id of the guard that a client asks for; none if it names none.

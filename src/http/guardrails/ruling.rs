@@ -2,7 +2,7 @@
 
 use crate::{
     http::verdict::{has_undetermined_window, highest_score, is_undetermined},
-    proto::{self, Action, ClassifyResponse, Label, Verdict},
+    proto::{self, Action, ClassifyResponse, Decision, DecisionReason, DecisionSubject, Label, Verdict},
     rpc::label_name,
 };
 
@@ -33,8 +33,34 @@ pub(super) enum Because {
     Label,
     /// The score reached this threshold.
     Score(f64),
-    /// This decision policy, as `NAME@VERSION`.
-    Policy(String),
+    /// A decision policy.
+    Policy(PolicyBlock),
+}
+
+/// A decision policy that blocks.
+#[derive(Debug, PartialEq)]
+pub(super) struct PolicyBlock {
+    /// `NAME@VERSION`.
+    policy: String,
+    /// The strictest of its reasons.
+    reason: Option<DecisionReason>,
+}
+
+impl PolicyBlock {
+    fn of(decision: &Decision) -> Self {
+        let blocks = |reason: &&DecisionReason| reason.action() == Action::Block;
+        Self {
+            policy: format!("{}@{}", decision.policy, decision.policy_version),
+            reason: decision.reasons.iter().find(blocks).cloned(),
+        }
+    }
+
+    /// The reason, if it is what a classifier says or does not say. The guard's verdict has no part in it then.
+    fn of_classifier(&self) -> Option<&DecisionReason> {
+        self.reason
+            .as_ref()
+            .filter(|reason| !reason.classifier.is_empty())
+    }
 }
 
 impl Blocked {
@@ -43,16 +69,27 @@ impl Blocked {
         guard(&self.verdict)
     }
 
-    /// The score that blocks: that of the verdict, or where a threshold decided, of the window that reached it by most.
+    /// The score that blocks: that of the verdict, or where a threshold decided, of the window that reached it by most; the harm_score
+    /// of a classifier that decided.
     pub(super) fn score(&self) -> Option<f64> {
         match self.because {
             Because::Score(_) => highest_score(&self.verdict),
-            Because::Label | Because::Policy(_) => self.verdict.unsafe_score,
+            Because::Policy(ref block) => match block.of_classifier() {
+                Some(reason) => reason.value,
+                None => self.verdict.unsafe_score,
+            },
+            Because::Label => self.verdict.unsafe_score,
         }
     }
 
-    /// Why the text is blocked, with the guard, its label and categories, and without anything of the text.
+    /// Why the text is blocked, with the guard, its label and categories, or the classifier that decided, and without anything of the
+    /// text.
     pub(super) fn reason(&self) -> String {
+        if let Because::Policy(block) = &self.because
+            && let Some(reason) = block.of_classifier()
+        {
+            return format!("decision policy {} blocks: {}", block.policy, classifier(reason));
+        }
         let verdict = &self.verdict;
         let mut reason = format!("guard {} says {}", self.guard(), label_name(verdict.label()));
         let categories: Vec<String> = verdict.categories.iter().map(category).collect();
@@ -65,7 +102,7 @@ impl Blocked {
         match &self.because {
             Because::Label => reason,
             Because::Score(threshold) => format!("{reason}, which reaches the threshold {threshold}"),
-            Because::Policy(policy) => format!("decision policy {policy} blocks: {reason}"),
+            Because::Policy(block) => format!("decision policy {} blocks: {reason}", block.policy),
         }
     }
 }
@@ -80,10 +117,9 @@ pub(super) fn ruling(response: &ClassifyResponse, unsafe_score: Option<f64>) -> 
         .filter_map(|one| one.verdict.as_ref());
     let verdicts: Vec<&Verdict> = worst.chain(each).collect();
     let blocked = match &response.decision {
-        Some(decision) if decision.action() == Action::Block => verdicts.first().map(|verdict| {
-            let policy = format!("{}@{}", decision.policy, decision.policy_version);
-            (*verdict, Because::Policy(policy))
-        }),
+        Some(decision) if decision.action() == Action::Block => verdicts
+            .first()
+            .map(|verdict| (*verdict, Because::Policy(PolicyBlock::of(decision)))),
         Some(_) => None,
         None => verdicts
             .iter()
@@ -115,6 +151,18 @@ fn because(verdict: &Verdict, unsafe_score: Option<f64>) -> Option<Because> {
         (Some(_), Some(_)) => None,
         // Without a threshold, or without a score that could reach it.
         _ => matches!(verdict.label(), Label::Unsafe | Label::Controversial).then_some(Because::Label),
+    }
+}
+
+/// What a classifier said, for the reason that is about it.
+fn classifier(reason: &DecisionReason) -> String {
+    let model = &reason.classifier;
+    match (reason.subject(), reason.value, reason.threshold) {
+        (DecisionSubject::NotClassified, ..) => format!("classifier {model} has not classified the text"),
+        (_, Some(score), Some(threshold)) => {
+            format!("classifier {model}, harm_score {score:.3}, which reaches the threshold {threshold}")
+        }
+        _ => format!("classifier {model}"),
     }
 }
 
@@ -253,6 +301,58 @@ mod tests {
             ruling(&decided(Action::Allow, Label::Undetermined), None),
             Ruling::Undetermined(_)
         ));
+    }
+
+    #[test]
+    fn a_classifier_that_decides_is_named_in_place_of_the_guard() {
+        let decided = |reasons: Vec<DecisionReason>| ClassifyResponse {
+            decision: Some(Decision {
+                action: Action::Block.into(),
+                reasons,
+                policy: "chat".to_owned(),
+                policy_version: 3,
+                ..Decision::default()
+            }),
+            ..answer(Label::Safe, Some(0.1))
+        };
+        let of = |subject: DecisionSubject, action: Action| DecisionReason {
+            action: action.into(),
+            subject: subject.into(),
+            classifier: "watch".to_owned(),
+            value: (subject == DecisionSubject::Classifier).then_some(0.93),
+            threshold: (subject == DecisionSubject::Classifier).then_some(0.5),
+            ..DecisionReason::default()
+        };
+        let by_classifier = ruling(
+            &decided(vec![of(DecisionSubject::Classifier, Action::Block)]),
+            None,
+        );
+        let Ruling::Blocked(blocked) = by_classifier else {
+            panic!("{by_classifier:?}");
+        };
+        assert_eq!(
+            blocked.reason(),
+            "decision policy chat@3 blocks: classifier watch, harm_score 0.930, which reaches the threshold 0.5"
+        );
+        assert_eq!(blocked.score(), Some(0.93));
+        let silent = decided(vec![of(DecisionSubject::NotClassified, Action::Block)]);
+        assert_eq!(
+            reason(ruling(&silent, None)),
+            "decision policy chat@3 blocks: classifier watch has not classified the text"
+        );
+        // A reason that blocks counts, and not one that only flags.
+        let of_guard = DecisionReason {
+            action: Action::Block.into(),
+            subject: DecisionSubject::UnsafeScore.into(),
+            value: Some(0.1),
+            threshold: Some(0.05),
+            ..DecisionReason::default()
+        };
+        let both = decided(vec![of_guard, of(DecisionSubject::Classifier, Action::Flag)]);
+        assert_eq!(
+            reason(ruling(&both, None)),
+            "decision policy chat@3 blocks: guard ward says safe, unsafe_score 0.100"
+        );
     }
 
     #[test]

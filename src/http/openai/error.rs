@@ -100,7 +100,10 @@ impl OpenAiError {
     }
 
     fn with(code: Code, reason: Reason, message: String, param: Option<String>) -> Self {
-        let refusal = Refusal::from(Status::new(code, message.clone()));
+        let refusal = Refusal {
+            reason: reason.name().to_owned(),
+            ..Refusal::from(Status::new(code, message.clone()))
+        };
         Self {
             body: ErrorBody {
                 message,

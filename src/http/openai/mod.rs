@@ -30,9 +30,16 @@ use axum::{
     routing::{get, post},
 };
 use http::request::Parts;
+use prost::Message as _;
 
-use super::caller::{Caller, Received};
-use crate::{config::DoorSettings, rpc::Door};
+use super::{
+    caller::{Caller, Received},
+    record::recorded,
+};
+use crate::{
+    config::DoorSettings,
+    rpc::{Door, ServiceError},
+};
 use answer::AnswerHead;
 use error::OpenAiError;
 use fields::Problem;
@@ -42,12 +49,51 @@ use response::object;
 
 /// The paths of OpenAI's interface.
 pub(super) fn router() -> Router<Arc<DoorSettings>> {
+    let counted = |handlers, call| recorded(handlers, DOOR, call);
     Router::new()
-        .route("/v1/moderations", post(moderate))
-        .route("/v1/chat/completions", post(complete_chat))
-        .route("/v1/completions", post(complete))
-        .route("/v1/models", get(list_models))
-        .route("/v1/models/{*id}", get(get_model))
+        .route("/v1/moderations", counted(post(moderate), BATCH_CLASSIFY))
+        .route("/v1/chat/completions", counted(post(complete_chat), GENERATE))
+        .route("/v1/completions", counted(post(complete), GENERATE))
+        .route(
+            "/v1/models",
+            counted(get(list_models), "/babelward.v1.ModelService/ListModels"),
+        )
+        .route(
+            "/v1/models/{*id}",
+            counted(get(get_model), "/babelward.v1.ModelService/GetModel"),
+        )
+}
+
+/// The path of the call that chat completions and completions become.
+const GENERATE: &str = "/babelward.v1.GenerationService/Generate";
+
+/// The path of the call that moderations become.
+const BATCH_CLASSIFY: &str = "/babelward.v1.SafetyService/BatchClassify";
+
+/// The path of the call that a body at this path becomes, and its encoded message. `None` if no body is read there.
+pub(super) fn message(
+    path: &str,
+    body: &[u8],
+    settings: &DoorSettings,
+) -> Option<Result<(&'static str, Vec<u8>), ServiceError>> {
+    let read = match path {
+        "/v1/moderations" => moderations::read(body, settings)
+            .map(|request| (BATCH_CLASSIFY, request.classify.encode_to_vec())),
+        "/v1/chat/completions" => {
+            chat::read(body, settings).map(|request| (GENERATE, request.generate.encode_to_vec()))
+        }
+        "/v1/completions" => {
+            completions::read(body, settings).map(|request| (GENERATE, request.generate.encode_to_vec()))
+        }
+        _ => return None,
+    };
+    Some(read.map_err(|problems| {
+        let first = problems.into_iter().next();
+        first.map_or_else(
+            || ServiceError::field("body", "is wrong"),
+            |problem| ServiceError::field(problem.param, problem.message),
+        )
+    }))
 }
 
 /// The name of this interface in the log.
