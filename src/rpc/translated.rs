@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     engine::{Priority, Sampling},
+    guard::{SentMessage, Speaker},
     proto::{self, QualityMetric, content_part::Part},
-    text::{ChatMessage, ChatRole},
     translation_prompt,
 };
 
@@ -173,10 +173,8 @@ async fn answer(
     text: &SourceText,
 ) -> Result<Finished, ServiceError> {
     context.shared.count_request(&context.tenant)?;
-    let asked = ChatMessage {
-        role: ChatRole::User,
-        content: translation_prompt::request(&text.text, &work.from, &language.name),
-    };
+    let prompt = translation_prompt::request(&text.text, &work.from, &language.name);
+    let asked = Arc::new(SentMessage::plain(Speaker::User, prompt));
     let generate = GenerateWork {
         entry: work.translator.clone(),
         prompt: Arc::new(Prompt::Conversation(vec![asked])),

@@ -18,14 +18,13 @@ use crate::{
     proto::{self, generate_request},
     registry::{Lease, Registry},
     rpc::{decision::Decider, error::ServiceError, limits::Limits},
-    text::ChatMessage,
 };
 
 /// What the model answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Prompt {
     /// A conversation, which the model's chat template turns into text.
-    Conversation(Vec<ChatMessage>),
+    Conversation(Vec<Arc<SentMessage>>),
     /// Text that is used as it is.
     Text(String),
     /// Tokens that are used as they are.
@@ -52,11 +51,7 @@ impl GenerateWork {
     pub(crate) fn messages(&self) -> Vec<Arc<SentMessage>> {
         let user = |content| vec![Arc::new(SentMessage::plain(Speaker::User, content))];
         match &*self.prompt {
-            Prompt::Conversation(messages) => {
-                let messages = messages.iter();
-                let sent = messages.map(|one| Arc::new(SentMessage::plain(one.role, one.content.clone())));
-                sent.collect()
-            }
+            Prompt::Conversation(messages) => messages.clone(),
             Prompt::Text(text) => user(text.clone()),
             Prompt::Tokens(tokens) => user(self.entry.resident.tokenizer.decode(tokens)),
         }
