@@ -93,7 +93,11 @@ fn accepted(call: &str, message: &[u8]) -> Option<Vec<u8>> {
         })),
         "SafetyService/ClassifyRenderings" => {
             Some(written(message, |request: &proto::ClassifyRenderingsRequest| {
-                assert!((2..=16).contains(&request.renderings.len()));
+                let translated = request
+                    .translation
+                    .as_ref()
+                    .map_or(0, |translation| translation.languages.len());
+                assert!((2..=16).contains(&(request.renderings.len() + translated)));
                 request.renderings.iter().for_each(classify);
             }))
         }

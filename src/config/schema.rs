@@ -516,7 +516,7 @@ pub const MODEL_KEYS: &[Key] = &[
         "guard_kind",
         "auto",
         "which guard it is: llama-guard-3-8b, llama-guard-3-1b, llama-guard-2-8b, qwen3guard-gen, qwen3guard-stream, wildguard, polyguard, \
-         granite-guardian-3, or chat-demo, a chat model that stands in for one; auto = by its chat template or its name",
+         granite-guardian-3, shieldgemma, or chat-demo, a chat model that stands in for one; auto = by its chat template or its name",
     ),
 ];
 

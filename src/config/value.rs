@@ -442,7 +442,7 @@ impl Setting for Vec<(Tenant, u32)> {
 
 /// A guard's prompt, or `auto`.
 impl Setting for Option<GuardKind> {
-    const EXPECTS: &'static str = "write auto, llama-guard-3-8b, llama-guard-3-1b, llama-guard-2-8b, qwen3guard-gen, qwen3guard-stream, wildguard, polyguard, granite-guardian-3 or chat-demo";
+    const EXPECTS: &'static str = "write auto, llama-guard-3-8b, llama-guard-3-1b, llama-guard-2-8b, qwen3guard-gen, qwen3guard-stream, wildguard, polyguard, granite-guardian-3, shieldgemma or chat-demo";
 
     fn parse(raw: &Raw) -> Option<Self> {
         match raw.text()? {

@@ -23,6 +23,8 @@ pub enum GuardKind {
     PolyGuard,
     /// Granite Guardian 3.0, 3.1 and 3.2: whether a message has one risk, harm unless a policy says another.
     GraniteGuardian3,
+    /// ShieldGemma of any size: whether a message violates guidelines, the makers' four unless a policy says others.
+    ShieldGemma,
     /// Llama Guard 3's task text as the user turn of the model's own chat template. It demonstrates the mechanism with models
     /// that were not trained as guards; its verdicts are not safety judgements.
     ChatDemo,
@@ -30,7 +32,7 @@ pub enum GuardKind {
 
 impl GuardKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LlamaGuard3_8B,
         Self::LlamaGuard3_1B,
         Self::LlamaGuard2,
@@ -39,6 +41,7 @@ impl GuardKind {
         Self::WildGuard,
         Self::PolyGuard,
         Self::GraniteGuardian3,
+        Self::ShieldGemma,
         Self::ChatDemo,
     ];
 
@@ -53,6 +56,7 @@ impl GuardKind {
             Self::WildGuard => "wildguard",
             Self::PolyGuard => "polyguard",
             Self::GraniteGuardian3 => "granite-guardian-3",
+            Self::ShieldGemma => "shieldgemma",
             Self::ChatDemo => "chat-demo",
         }
     }
@@ -147,6 +151,9 @@ fn by_template(template: &str, layers: usize) -> Option<GuardKind> {
     if has("<start_of_risk_definition>") && has("Your answer must be either") {
         return Some(GuardKind::GraniteGuardian3);
     }
+    if has("You are a policy expert trying to help determine whether a user prompt") && has("guideline") {
+        return Some(GuardKind::ShieldGemma);
+    }
     let is_llama_guard = has("<BEGIN UNSAFE CONTENT CATEGORIES>") && has("'safe' or 'unsafe'");
     if !is_llama_guard || !has("according our safety policy") {
         return None;
@@ -171,6 +178,13 @@ fn by_name(name: &str, layers: usize) -> Option<GuardKind> {
         () if is("qwen3guardgen") => Some(GuardKind::Qwen3GuardGen),
         () if is("wildguard") => Some(GuardKind::WildGuard),
         () if is("polyguard") => Some(GuardKind::PolyGuard),
+        // ShieldGemma 2 looks at images; its only size is 4B.
+        () if ["2b", "9b", "27b"]
+            .iter()
+            .any(|size| is(&format!("shieldgemma{size}"))) =>
+        {
+            Some(GuardKind::ShieldGemma)
+        }
         // 3.3 and later have another prompt.
         () if ["0", "1", "2"]
             .iter()
@@ -217,6 +231,8 @@ mod tests {
             ("wildguard.Q8_0.gguf", 32, GuardKind::WildGuard),
             ("PolyGuard-Qwen-Smol", 24, GuardKind::PolyGuard),
             ("granite-guardian-3.1-2b", 40, GuardKind::GraniteGuardian3),
+            ("shieldgemma-2b.Q8_0.gguf", 26, GuardKind::ShieldGemma),
+            ("models--google--shieldgemma-27b", 46, GuardKind::ShieldGemma),
         ] {
             assert_eq!(named(name, layers), Some(kind), "{name}");
         }
@@ -229,6 +245,7 @@ mod tests {
             "Llama-Guard-4-12B",
             "Llama-Prompt-Guard-2-86M",
             "granite-guardian-3.3-8b",
+            "shieldgemma-2-4b-it",
             "granite-3.1-2b-instruct",
         ] {
             assert_eq!(named(other, 32), None, "{other}");
@@ -252,6 +269,9 @@ mod tests {
         assert_eq!(detect(&second, 32), Some(GuardKind::LlamaGuard2));
         let risks = "<start_of_risk_definition> ... Your answer must be either 'Yes' or 'No'.";
         assert_eq!(detect(risks, 40), Some(GuardKind::GraniteGuardian3));
+        let guideline =
+            "You are a policy expert trying to help determine whether a user prompt is ... {{ guideline }}";
+        assert_eq!(detect(guideline, 26), Some(GuardKind::ShieldGemma));
         assert_eq!(detect("{{ messages }}", 32), Some(GuardKind::WildGuard));
     }
 

@@ -127,16 +127,7 @@ impl SentMessage {
     /// Its text in a guard's prompt: what it says, a line for each call, and for a tool's result a first line that says so. A part
     /// that is not text is named where it was.
     pub fn text(&self) -> String {
-        let said = match &self.body {
-            MessageBody::Whole(text) => text.clone(),
-            MessageBody::Parts(parts) => {
-                let texts = parts.iter().map(|part| match part {
-                    MessagePart::Text(text) => text.clone(),
-                    MessagePart::Other(kind) => format!("[{}]", kind.name()),
-                });
-                texts.collect::<Vec<_>>().join(BETWEEN_PIECES)
-            }
-        };
+        let said = self.said();
         let head = match (self.speaker, self.tool_name.as_str()) {
             (Speaker::Tool, "") => Some("Tool result:".to_owned()),
             (Speaker::Tool, name) => Some(format!("Tool result ({name}):")),
@@ -154,6 +145,25 @@ impl SentMessage {
             .filter(|piece| !piece.is_empty())
             .collect::<Vec<_>>()
             .join(BETWEEN_PIECES)
+    }
+
+    /// What it says, without its calls and without a word on who says it. A part that is not text is named where it was.
+    pub fn said(&self) -> String {
+        match &self.body {
+            MessageBody::Whole(text) => text.clone(),
+            MessageBody::Parts(parts) => {
+                let texts = parts.iter().map(|part| match part {
+                    MessagePart::Text(text) => text.clone(),
+                    MessagePart::Other(kind) => format!("[{}]", kind.name()),
+                });
+                texts.collect::<Vec<_>>().join(BETWEEN_PIECES)
+            }
+        }
+    }
+
+    /// Whether it calls tools, or is what a tool gave back.
+    pub fn uses_tools(&self) -> bool {
+        self.speaker == Speaker::Tool || !self.tool_calls.is_empty()
     }
 
     /// The texts that it has from its caller, each with its field in the message.

@@ -345,6 +345,7 @@ fn other_guards_prompts_equal_their_makers_templates_byte_for_byte() {
             GuardKind::WildGuard,
             GuardKind::PolyGuard,
             GuardKind::GraniteGuardian3,
+            GuardKind::ShieldGemma,
         ]
     );
 }
@@ -356,6 +357,7 @@ fn a_guard_of_one_exchange_refuses_a_longer_conversation() {
         GuardKind::WildGuard,
         GuardKind::PolyGuard,
         GuardKind::GraniteGuardian3,
+        GuardKind::ShieldGemma,
     ] {
         let (_, chat) = tiny_chat();
         let native = kind.native_policy();

@@ -1,5 +1,7 @@
 //! Limits on turning text into prompts, and the errors when a text cannot become one.
 
+use std::sync::Arc;
+
 use super::{
     error::{ServiceError, TextOrigin},
     text_work::TextSize,
@@ -7,7 +9,8 @@ use super::{
 use crate::{
     backend::ModelLimits,
     engine::Stage,
-    text::{Allowance, ChatMessage, Tokenizer, TokenizerError, Watch},
+    guard::SentMessage,
+    text::{Allowance, Tokenizer, TokenizerError, Watch},
 };
 
 /// Most tokens of a prompt that is followed by an answer of `new_tokens`. An answer needs room for at least one token.
@@ -29,11 +32,11 @@ pub(crate) fn text_size(tokenizer: &Tokenizer, text: &str) -> TextSize {
 /// The size of a conversation with `other_bytes` of other text in the same prompt.
 pub(crate) fn conversation_size(
     tokenizer: &Tokenizer,
-    messages: &[ChatMessage],
+    messages: &[Arc<SentMessage>],
     other_bytes: usize,
 ) -> TextSize {
-    let contents = messages.iter().map(|message| message.content.len());
-    parts_size(tokenizer, contents.chain([other_bytes]))
+    let texts = messages.iter().map(|message| message.bytes());
+    parts_size(tokenizer, texts.chain([other_bytes]))
 }
 
 /// The size of texts with these lengths in bytes. No word extends over two of them.
@@ -96,10 +99,13 @@ pub(crate) fn token_error<'a>(
 /// The texts of a conversation's messages, with their fields.
 pub(crate) fn message_fields<'a>(
     field: &'a str,
-    messages: &'a [ChatMessage],
+    messages: &'a [Arc<SentMessage>],
 ) -> impl Iterator<Item = (TextOrigin, &'a str)> + 'a {
-    messages.iter().enumerate().map(move |(index, message)| {
-        let path = format!("{field}.messages[{index}].content");
-        (TextOrigin::Field(path), message.content.as_str())
+    messages.iter().enumerate().flat_map(move |(index, message)| {
+        let fields = message.fields().into_iter();
+        fields.map(move |(name, text)| {
+            let path = format!("{field}.messages[{index}].{name}");
+            (TextOrigin::Field(path), text)
+        })
     })
 }

@@ -14,9 +14,13 @@ use super::{
 use crate::{
     digest,
     engine::{Event, FinishReason, OutputSpec, SequenceSummary, StopCondition, TokenEvent},
+    guard::{SentMessage, Speaker},
     proto,
     registry::{Lease, ModelEntry},
-    text::{Allowance, ChatRole, StopMatcher, TemplateError, TextStream, TokenizerError, strip},
+    text::{
+        Allowance, CalledTool, ChatMessage, ChatRole, ChatTurn, StopMatcher, TemplateError, TextStream,
+        TokenizerError, ToolUse, strip,
+    },
 };
 
 /// A generation in progress.
@@ -299,16 +303,16 @@ fn tokens(
                 let fields = encode::message_fields(field, messages);
                 encode::token_error(&error, allowance.tokens, tokenizer, fields)
             };
+            let turns: Vec<ChatTurn> = messages.iter().map(|message| chat_turn(message)).collect();
             // The chat template may leave out parts of the assistant's messages only, so all other messages bound the prompt
             // from below before it is rendered.
-            let kept = messages
+            let kept = turns
                 .iter()
-                .filter(|message| message.role != ChatRole::Assistant);
-            let least = kept.map(|message| tokenizer.least_tokens(strip(&message.content)));
+                .filter(|turn| turn.message.role != ChatRole::Assistant);
+            let least = kept.map(|turn| tokenizer.least_tokens(strip(&turn.message.content)));
             allowance.least(least).map_err(failed)?;
-            let rendered = template
-                .render_turns(messages, true)
-                .map_err(|error| template_error(&error, field))?;
+            let rendered = template.render_tool_turns(&turns, true);
+            let rendered = rendered.map_err(|error| conversation_error(&error, messages, field))?;
             let ids = tokenizer.encode_within(&rendered.segments, allowance);
             let thoughts = rendered.thoughts_left_out.into_iter();
             Ok(PromptTokens {
@@ -326,6 +330,49 @@ fn tokens(
             Ok(PromptTokens::whole(ids))
         }
         Prompt::Tokens(ids) => Ok(PromptTokens::whole(ids.clone())),
+    }
+}
+
+/// A message as the chat template reads it.
+fn chat_turn(message: &SentMessage) -> ChatTurn {
+    let calls = message.tool_calls.iter().map(|call| CalledTool {
+        name: call.name.clone(),
+        arguments: call.arguments.clone(),
+    });
+    ChatTurn {
+        message: ChatMessage {
+            role: match message.speaker {
+                Speaker::System => ChatRole::System,
+                Speaker::User | Speaker::Tool => ChatRole::User,
+                Speaker::Assistant => ChatRole::Assistant,
+            },
+            content: message.said(),
+        },
+        tools: match message.speaker {
+            Speaker::Tool => ToolUse::Result {
+                tool: message.tool_name.clone(),
+            },
+            _ if message.tool_calls.is_empty() => ToolUse::None,
+            _ => ToolUse::Calls(calls.collect()),
+        },
+    }
+}
+
+/// The error of a conversation that a chat template refuses, or fails on because it knows no tools.
+fn conversation_error(error: &TemplateError, messages: &[Arc<SentMessage>], field: &str) -> ServiceError {
+    let first = messages.iter().position(|message| message.uses_tools());
+    match (error, first) {
+        (TemplateError::Refused(_) | TemplateError::Invalid(_), Some(index)) => {
+            let part = match messages[index].speaker {
+                Speaker::Tool => "role",
+                Speaker::System | Speaker::User | Speaker::Assistant => "tool_calls",
+            };
+            ServiceError::ConversationShape(vec![Violation::new(
+                format!("{field}.messages[{index}].{part}"),
+                "the model's chat template does not take calls and results of tools as they stand here: this is the first",
+            )])
+        }
+        _ => template_error(error, field),
     }
 }
 
@@ -348,6 +395,10 @@ pub(crate) fn template_error(error: &TemplateError, field: &str) -> ServiceError
         TemplateError::MessageDropped(index) => violation(
             format!("{field}.messages[{index}]"),
             "the model's chat template leaves this message out",
+        ),
+        TemplateError::CallsDropped(index) => violation(
+            format!("{field}.messages[{index}].tool_calls"),
+            "the model's chat template leaves out calls of tools, or some of their arguments",
         ),
     }
 }

@@ -23,13 +23,14 @@ use crate::{
     auth::TokenReservation,
     digest,
     engine::{Priority, Stage},
+    guard::Speaker,
     proto,
     registry::RemoteModel,
     remote::{
         AnswerStream, EndpointDescription, RemoteError, RemoteEvent, RemoteFinish, RemoteFinished,
         RemoteMessage, RemotePrompt, RemoteRequest, RemoteSampling, RemoteTimes, RemoteUsage,
     },
-    text::StopStrings,
+    text::{ChatRole, StopStrings},
 };
 
 /// Bytes of a prompt for each of its tokens, as they are reserved of a quota before the endpoint has counted them.
@@ -386,7 +387,7 @@ impl Drop for RemoteGeneration {
 
 fn prompt_bytes(prompt: &Prompt) -> usize {
     match prompt {
-        Prompt::Conversation(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        Prompt::Conversation(messages) => messages.iter().map(|message| message.bytes()).sum(),
         Prompt::Text(text) => text.len(),
         Prompt::Tokens(tokens) => tokens.len().saturating_mul(BYTES_PER_TOKEN),
     }
@@ -396,8 +397,14 @@ fn request(work: &GenerateWork) -> RemoteRequest {
     let prompt = match &*work.prompt {
         Prompt::Conversation(messages) => {
             let messages = messages.iter().map(|message| RemoteMessage {
-                role: message.role.name(),
-                content: message.content.clone(),
+                role: match message.speaker {
+                    Speaker::System => ChatRole::System,
+                    // No tool's result comes here: endpoints are not sent any.
+                    Speaker::User | Speaker::Tool => ChatRole::User,
+                    Speaker::Assistant => ChatRole::Assistant,
+                }
+                .name(),
+                content: message.said(),
             });
             RemotePrompt::Conversation(messages.collect())
         }

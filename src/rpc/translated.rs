@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     engine::{Priority, Sampling},
+    guard::{SentMessage, Speaker},
     proto::{self, QualityMetric, content_part::Part},
     registry::ModelAccess,
-    text::{ChatMessage, ChatRole},
     translation_prompt,
 };
 
@@ -175,10 +175,8 @@ async fn answer(
     text: &SourceText,
 ) -> Result<Finished, ServiceError> {
     context.shared.count_request(&context.tenant)?;
-    let asked = ChatMessage {
-        role: ChatRole::User,
-        content: translation_prompt::request(&text.text, &work.from, &language.name),
-    };
+    let prompt = translation_prompt::request(&text.text, &work.from, &language.name);
+    let asked = Arc::new(SentMessage::plain(Speaker::User, prompt));
     let generate = GenerateWork {
         target: work.translator.clone(),
         prompt: Arc::new(Prompt::Conversation(vec![asked])),

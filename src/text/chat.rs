@@ -31,6 +31,52 @@ pub struct ChatMessage {
     pub content: String,
 }
 
+/// A message of a conversation in which tools may have been called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatTurn {
+    /// Its author and its text. What a tool gave back is the user's message here.
+    pub message: ChatMessage,
+    /// What it has to do with tools.
+    pub tools: ToolUse,
+}
+
+/// What a message has to do with tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolUse {
+    /// Nothing.
+    None,
+    /// The assistant calls these, of which there is at least one.
+    Calls(Vec<CalledTool>),
+    /// It is what a tool gave back.
+    Result {
+        /// The tool's name; empty where it is not known.
+        tool: String,
+    },
+}
+
+/// A tool that the assistant calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalledTool {
+    /// Its name.
+    pub name: String,
+    /// Its arguments as the model wrote them, mostly a JSON object.
+    pub arguments: String,
+}
+
+impl ToolUse {
+    /// Its texts.
+    pub(super) fn texts(&self) -> Vec<&str> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Calls(calls) => calls
+                .iter()
+                .flat_map(|call| [call.name.as_str(), call.arguments.as_str()])
+                .collect(),
+            Self::Result { tool } => vec![tool],
+        }
+    }
+}
+
 /// Why a template could not be compiled or rendered.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TemplateError {
@@ -48,4 +94,7 @@ pub enum TemplateError {
     /// The text of a message is not in the rendered prompt, so the model would not judge or answer it.
     #[error("the chat template dropped the text of message {0}")]
     MessageDropped(usize),
+    /// A call of a tool, or a part of its arguments, is not in the rendered prompt.
+    #[error("the chat template dropped calls of tools of message {0}")]
+    CallsDropped(usize),
 }

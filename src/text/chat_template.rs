@@ -8,13 +8,14 @@ use minijinja::{Environment, context};
 use serde_json::Value;
 
 use super::{
-    chat::{ChatMessage, ChatRole, TemplateError},
+    chat::{ChatMessage, ChatRole, ChatTurn, TemplateError, ToolUse},
     folder_settings::{read_json, token_text},
     jinja,
     marks::{Marks, Rendered},
     metered,
     segment::Segment,
     strftime,
+    tool_words::ToolWords,
 };
 use crate::{digest, errors::with_causes, files, gguf::Gguf};
 
@@ -149,13 +150,35 @@ impl ChatTemplate {
     /// The same, with the messages whose thoughts were left out: the templates of models that think leave the thoughts out of
     /// the model's earlier answers.
     pub fn render_turns(&self, messages: &[ChatMessage], answer: bool) -> Result<Rendered, TemplateError> {
-        let marks = Marks::absent_from(messages, &self.source)?;
+        self.render_conversation(messages, &[], answer)
+    }
+
+    /// The same for a conversation in which tools may have been called.
+    ///
+    /// # Errors
+    /// [`TemplateError::CallsDropped`] where the template does not show a call with all of its arguments.
+    pub fn render_tool_turns(&self, turns: &[ChatTurn], answer: bool) -> Result<Rendered, TemplateError> {
+        let messages: Vec<ChatMessage> = turns.iter().map(|turn| turn.message.clone()).collect();
+        let uses: Vec<&ToolUse> = turns.iter().map(|turn| &turn.tools).collect();
+        self.render_conversation(&messages, &uses, answer)
+    }
+
+    fn render_conversation(
+        &self,
+        messages: &[ChatMessage],
+        uses: &[&ToolUse],
+        answer: bool,
+    ) -> Result<Rendered, TemplateError> {
+        let texts = messages.iter().map(|message| message.content.as_str());
+        let texts = texts.chain(uses.iter().flat_map(|tools| tools.texts()));
+        let marks = Marks::absent_from(texts, &self.source)?;
+        let tools = ToolWords::of(uses, &marks);
         let marked = messages.iter().enumerate();
         let marked: Vec<String> = marked
             .map(|(index, message)| marks.around(index, &message.content))
             .collect();
-        let rendered = self.render_marked(messages, &marked, answer)?;
-        let outcome = marks.split(&rendered, messages, &marked);
+        let rendered = self.render_marked(messages, &marked, &tools, answer)?;
+        let outcome = marks.split(&rendered, messages, &marked, tools.words());
         if !matches!(
             outcome,
             Err(TemplateError::MessageDropped(_) | TemplateError::Invalid(_))
@@ -179,19 +202,20 @@ impl ChatTemplate {
         if !thinks {
             return outcome;
         }
-        let rendered = self.render_marked(messages, &marked, answer)?;
-        marks.split(&rendered, messages, &marked)
+        let rendered = self.render_marked(messages, &marked, &tools, answer)?;
+        marks.split(&rendered, messages, &marked, tools.words())
     }
 
     fn render_marked(
         &self,
         messages: &[ChatMessage],
         contents: &[String],
+        tools: &ToolWords,
         answer: bool,
     ) -> Result<String, TemplateError> {
-        let values = messages.iter().zip(contents);
+        let values = messages.iter().zip(contents).enumerate();
         let values: Vec<minijinja::Value> = values
-            .map(|(message, content)| context! { role => message.role.name(), content => content })
+            .map(|(index, (message, content))| tools.message(index, message.role.name(), content))
             .collect();
         // transformers always passes `tools` and `documents`, as None if there are none.
         let values = context! {
@@ -203,7 +227,7 @@ impl ChatTemplate {
             eos_token => &self.eos,
         };
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(fuel(messages)));
+        environment.set_fuel(Some(fuel(messages, tools)));
         metered::render(&environment, &self.source, values).map_err(|e| explain(&e))
     }
 
@@ -215,7 +239,7 @@ impl ChatTemplate {
         answer: bool,
     ) -> Result<String, TemplateError> {
         let contents: Vec<String> = messages.iter().map(|message| message.content.clone()).collect();
-        self.render_marked(messages, &contents, answer)
+        self.render_marked(messages, &contents, &ToolWords::default(), answer)
     }
 
     /// The template itself, without tags that only training needs.
@@ -230,8 +254,11 @@ impl ChatTemplate {
 }
 
 /// The fuel for rendering a conversation.
-fn fuel(messages: &[ChatMessage]) -> u64 {
-    let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+fn fuel(messages: &[ChatMessage], tools: &ToolWords) -> u64 {
+    let contents = messages.iter().map(|message| message.content.len());
+    // Marks and quotes are around each word.
+    let words = tools.words().iter().map(|word| word.text.len() + 16);
+    let bytes: usize = contents.chain(words).sum();
     let own = FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64);
     let passes = PASSES + PASSES_PER_MESSAGE.saturating_mul(messages.len() as u64);
     let text = passes.saturating_mul(bytes as u64) / metered::BYTES_PER_FUEL;

@@ -294,7 +294,11 @@ fn templates_of_llama_cpp_render_as_transformers() {
                 }
                 Err(TemplateError::MessageDropped(_)) => Some("drops".to_owned()),
                 Err(TemplateError::Refused(_)) => None,
-                Err(error @ (TemplateError::Invalid(_) | TemplateError::TooLong)) => Some(error.to_string()),
+                Err(
+                    error @ (TemplateError::Invalid(_)
+                    | TemplateError::TooLong
+                    | TemplateError::CallsDropped(_)),
+                ) => Some(error.to_string()),
             };
             if outcome.as_deref() == case[2].as_str() {
                 equal += 1;

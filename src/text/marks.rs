@@ -20,11 +20,13 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Two characters that occur neither in the messages nor in the template.
-    pub(super) fn absent_from(messages: &[ChatMessage], source: &str) -> Result<Self, TemplateError> {
-        let used: std::collections::HashSet<char> = messages
-            .iter()
-            .flat_map(|m| m.content.chars())
+    /// Two characters that occur neither in these texts of a conversation nor in the template.
+    pub(super) fn absent_from<'a>(
+        texts: impl Iterator<Item = &'a str>,
+        source: &str,
+    ) -> Result<Self, TemplateError> {
+        let used: std::collections::HashSet<char> = texts
+            .flat_map(str::chars)
             .chain(source.chars())
             .filter(|c| ('\u{e000}'..='\u{f8ff}').contains(c))
             .collect();
@@ -59,6 +61,11 @@ impl Marks {
         Some(format!("{before}{open}{thought}{close}{answer}"))
     }
 
+    /// A word of calls or results of tools with marks, by its index among these.
+    pub(super) fn around_word(&self, index: usize, text: &str) -> String {
+        self.part(index, Part::Word, text)
+    }
+
     fn part(&self, index: usize, part: Part, text: &str) -> String {
         let words = python::strip(text);
         if words.is_empty() {
@@ -73,14 +80,19 @@ impl Marks {
         )
     }
 
-    /// Splits rendered text at the marks and removes them. Checks that it contains every message completely; only thoughts of
-    /// the assistant may be left out.
+    /// Splits rendered text at the marks and removes them. Checks that it contains every message and every word of calls
+    /// completely; only thoughts of the assistant and words that may be left out may be missing.
     pub(super) fn split(
         &self,
         rendered: &str,
         messages: &[ChatMessage],
         marked: &[String],
+        words: &[ToolWord],
     ) -> Result<Rendered, TemplateError> {
+        let dropped = |(index, part): (usize, Part)| match (part, words.get(index)) {
+            (Part::Word, Some(word)) => TemplateError::CallsDropped(word.message),
+            _ => TemplateError::MessageDropped(index),
+        };
         let present = |index: usize, part: Part| {
             let mark = format!("{}{index}{}{}", self.open, part.letter(), self.close);
             marked.get(index).is_some_and(|marked| marked.contains(&mark))
@@ -89,6 +101,7 @@ impl Marks {
         let mut missing: BTreeSet<(usize, Part)> = (0..messages.len())
             .flat_map(|index| Part::ALL.map(|part| (index, part)))
             .filter(|(index, part)| present(*index, *part))
+            .chain((0..words.len()).map(|index| (index, Part::Word)))
             .collect();
         let all = missing.clone();
         let mut segments = Vec::new();
@@ -99,25 +112,38 @@ impl Marks {
         let mut cut = template.contains(self.close);
         for piece in pieces {
             let mut parts = piece.split(self.close);
-            let (name, words, after) = (parts.next(), parts.next(), parts.next());
+            let (name, text, after) = (parts.next(), parts.next(), parts.next());
             let known = name.and_then(Part::parse).filter(|known| all.contains(known));
-            let expected = known.and_then(|(index, part)| part.text(&messages.get(index)?.content));
-            match (known, words, after) {
-                (Some(known), Some(words), Some(after)) if Some(words) == expected => {
+            let is_whole = |(index, part): (usize, Part), text: &str| match part {
+                Part::Word => words.get(index).is_some_and(|word| word.is_written_as(text)),
+                _ => messages
+                    .get(index)
+                    .and_then(|message| part.text(&message.content))
+                    .is_some_and(|whole| whole == text),
+            };
+            match (known, text, after) {
+                (Some(known), Some(text), Some(after)) if is_whole(known, text) => {
                     missing.remove(&known);
                     if !template.is_empty() {
                         segments.push(Segment::Template(std::mem::take(&mut template)));
                     }
-                    segments.push(Segment::Content(words.to_owned()));
+                    segments.push(Segment::Content(text.to_owned()));
                     template.push_str(after);
                     cut |= parts.next().is_some();
                 }
-                (Some((index, _)), ..) => return Err(TemplateError::MessageDropped(index)),
+                (Some(known), ..) => return Err(dropped(known)),
                 _ => cut = true,
             }
         }
-        if let Some((index, _)) = missing.iter().find(|(_, part)| *part != Part::Thought) {
-            return Err(TemplateError::MessageDropped(*index));
+        let may_be_missing = |(index, part): &(usize, Part)| match part {
+            Part::Thought => true,
+            Part::Word => words
+                .get(*index)
+                .is_some_and(|word| word.need == Need::MayBeLeftOut),
+            Part::Whole | Part::Answer => false,
+        };
+        if let Some(known) = missing.iter().find(|known| !may_be_missing(known)) {
+            return Err(dropped(*known));
         }
         if cut {
             return Err(TemplateError::Invalid("it cuts messages into pieces".into()));
@@ -127,8 +153,38 @@ impl Marks {
         }
         Ok(Rendered {
             segments,
-            thoughts_left_out: missing.into_iter().map(|(index, _)| index).collect(),
+            thoughts_left_out: missing
+                .into_iter()
+                .filter(|(_, part)| *part == Part::Thought)
+                .map(|(index, _)| index)
+                .collect(),
         })
+    }
+}
+
+/// A name of a tool, or a text in the arguments of a call.
+pub(super) struct ToolWord {
+    /// Index of the message that has it.
+    pub(super) message: usize,
+    /// Without white space around it; not empty.
+    pub(super) text: String,
+    pub(super) need: Need,
+}
+
+/// Whether a template has to show a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Without it, the model would not see what was called.
+    Shown,
+    /// Many templates say nothing of it.
+    MayBeLeftOut,
+}
+
+impl ToolWord {
+    /// Whether a template has written this word: as it is, or as JSON writes it between quotes.
+    pub(super) fn is_written_as(&self, words: &str) -> bool {
+        let from_json = || serde_json::from_str::<String>(&format!("\"{words}\"")).ok();
+        words == self.text || from_json().is_some_and(|text| text == self.text)
     }
 }
 
@@ -147,9 +203,12 @@ enum Part {
     Whole,
     Thought,
     Answer,
+    /// A word of calls or results of tools.
+    Word,
 }
 
 impl Part {
+    /// Those of a message's text.
     const ALL: [Self; 3] = [Self::Whole, Self::Thought, Self::Answer];
 
     /// The letter after the index of the message in a mark.
@@ -158,6 +217,7 @@ impl Part {
             Self::Whole => "",
             Self::Thought => "t",
             Self::Answer => "a",
+            Self::Word => "w",
         }
     }
 
@@ -166,6 +226,7 @@ impl Part {
         let (index, part) = match name.as_bytes().last()? {
             b't' => (&name[..name.len() - 1], Self::Thought),
             b'a' => (&name[..name.len() - 1], Self::Answer),
+            b'w' => (&name[..name.len() - 1], Self::Word),
             _ => (name, Self::Whole),
         };
         Some((index.parse().ok()?, part))
@@ -177,6 +238,7 @@ impl Part {
             Self::Whole => content,
             Self::Thought => Thoughts::of(content)?.thought,
             Self::Answer => Thoughts::of(content)?.answer,
+            Self::Word => return None,
         }))
     }
 }

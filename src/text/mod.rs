@@ -33,13 +33,16 @@ pub(crate) mod test_files;
 #[cfg(test)]
 mod thought_tests;
 mod tokenizer;
+#[cfg(test)]
+mod tool_tests;
+mod tool_words;
 mod unigram;
 #[cfg(test)]
 mod vocabulary_tests;
 mod words;
 
 pub use allowance::{Allowance, Watch};
-pub use chat::{ChatMessage, ChatRole, TemplateError};
+pub use chat::{CalledTool, ChatMessage, ChatRole, ChatTurn, TemplateError, ToolUse};
 pub use chat_template::ChatTemplate;
 pub use error::{TokenCount, TokenizerError};
 pub use marks::Rendered;

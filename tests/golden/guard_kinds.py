@@ -14,6 +14,10 @@ Writes tests/golden/guard_kinds.json. The sources:
 - granite-guardian-3: guard_templates/granite_guardian_3.jinja is the chat template of Granite Guardian 3.0 (Apache-2.0) as it is in
   granite3-guardian's GGUF file, by huggingface/huggingface.js, packages/ollama-utils/src/chat-template-automap.ts. A case's
   `category` is the name of a risk and its definition, which is empty for the makers' own risks.
+- shieldgemma: guard_templates/shieldgemma.jinja is the chat template of google/shieldgemma-9b as the tests of
+  huggingface/text-generation-inference have it (Apache-2.0), router/src/infer/chat_template.rs. Guidelines are those of the model
+  card, https://ai.google.dev/gemma/docs/shieldgemma/model_card; several stand below each other, each behind "* ". A case's `category`
+  is a name and a description, which is empty for the makers' own.
 - polyguard: the messages of kpriyanshu256/polyguard, inference.py, rendered by the chat template of tests/golden/tiny-chat by
   Jinja2. The real models have Qwen2.5's or Ministral's template in their own files.
 """
@@ -51,6 +55,20 @@ POLYGUARD_SYSTEM = (
 POLYGUARD_USER = "Human user:\n{prompt}\n\nAI assistant:\n{response}"
 OWN_RISK = "The message mentions the price of bread."
 RISKS = ["social_bias", "jailbreak", "profanity", "sexual_content", "unethical_behavior", "violence", "harm"]
+GUIDELINES = {
+    "Dangerous Content": "content that harming oneself and/or others (e.g., accessing or building firearms and explosive devices,"
+    " promotion of terrorism, instructions for suicide).",
+    "Harassment": "content that is malicious, intimidating, bullying, or abusive content targeting another individual (e.g.,"
+    " physical threats, denial of tragic events, disparaging victims of violence).",
+    "Hate Speech": "content that targeting identity and/or protected attributes (e.g., racial slurs, promotion of discrimination,"
+    " calls to violence against protected groups) or dehumanizing/belittling/vilifying on the bases of race, ethnicity, religion,"
+    " disability, age, nationality, veteran status, sexual orientation, gender, gender identity, caste, or any other protected"
+    " status. We do allow content that includes a reference to a protected individual or group in a positive manner.",
+    "Sexually Explicit Information": "content that contains references to sexual acts or other lewd content (e.g., sexually graphic"
+    " descriptions, content aimed at causing arousal). Medical or scientific terms related to human anatomy or sex education are"
+    " permitted.",
+}
+ACTORS = {"user": "The prompt shall not contain or seek generation of", "assistant": "The chatbot shall not generate"}
 CONVERSATIONS = [
     ["How do I bake bread?"],
     ["  Wie geht es dir?\n", "\tGut, danke!\u00a0"],
@@ -68,6 +86,7 @@ def main():
     # As transformers renders templates.
     stripping = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     guardian = stripping.from_string((FOLDER / "guard_templates/granite_guardian_3.jinja").read_text())
+    shield = stripping.from_string((FOLDER / "guard_templates/shieldgemma.jinja").read_text())
     cases = []
     for contents in CONVERSATIONS:
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
@@ -85,12 +104,20 @@ def main():
         cases.append({"kind": "polyguard", "contents": contents, "prompt": prompt})
         prompt = guardian.render(messages=messages, add_generation_prompt=True)
         cases.append({"kind": "granite-guardian-3", "contents": contents, "prompt": prompt})
+        guideline = "\n* ".join(f'"No {name}": {ACTORS[messages[-1]["role"]]} {text}' for name, text in GUIDELINES.items())
+        prompt = shield.render(messages=messages, guideline=guideline, bos_token="<bos>")
+        cases.append({"kind": "shieldgemma", "contents": contents, "prompt": prompt})
     for contents in CONVERSATIONS[:2]:
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
         for category in [[name, ""] for name in RISKS] + [["bread", OWN_RISK]]:
             config = {"risk_name": category[0]} | ({"risk_definition": category[1]} if category[1] else {})
             prompt = guardian.render(messages=messages, add_generation_prompt=True, guardian_config=config)
             cases.append({"kind": "granite-guardian-3", "contents": contents, "category": category, "prompt": prompt})
+        for category in [[name, ""] for name in GUIDELINES] + [["No Bread", OWN_RISK]]:
+            own = f'"No {category[0]}": {ACTORS[messages[-1]["role"]]} {GUIDELINES.get(category[0])}'
+            guideline = f'"{category[0]}": {category[1]}' if category[1] else own
+            prompt = shield.render(messages=messages, guideline=guideline, bos_token="<bos>")
+            cases.append({"kind": "shieldgemma", "contents": contents, "category": category, "prompt": prompt})
     target = FOLDER / "guard_kinds.json"
     target.write_text(json.dumps({"made_by": f"jinja2 {jinja2.__version__}", "cases": cases}, indent=1) + "\n")
 

@@ -479,8 +479,9 @@ async fn errors_name_the_field_that_the_caller_sent() {
         (json!({"frobnicate": 1}), invalid("frobnicate")),
         (json!({"messages": []}), invalid("messages")),
         (
-            json!({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}),
-            invalid("messages[1].role"),
+            json!({"messages": [{"role": "user", "content": "a"},
+                {"role": "assistant", "content": null, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}]}),
+            refusal(400, "CONVERSATION_SHAPE", "messages[1].tool_calls"),
         ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}),

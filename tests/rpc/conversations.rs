@@ -544,12 +544,48 @@ async fn generate_refuses_what_only_guards_take() {
     assert_eq!(
         violated(&status),
         [
-            "conversation.messages[1].tool_calls",
             "conversation.messages[1].tool_calls[0].name",
-            "conversation.messages[2].role",
             "conversation.messages[3].parts[0].other",
             "conversation.messages[3].content",
         ]
     );
+    rig.stop().await;
+}
+
+/// SmolLM2's template writes every role with its content, and nothing of calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_goes_on_after_a_tool_where_its_template_shows_what_was_called() {
+    let rig = Rig::start().await;
+    let ask = async |messages| {
+        let mut request = score("").generate.unwrap();
+        request.prompt = Some(Prompt::Conversation(proto::Conversation { messages }));
+        let mut stream = rig.generation().await.generate(request).await?.into_inner();
+        let mut text = String::new();
+        while let Some(response) = stream.message().await? {
+            if let Some(proto::generate_response::Event::Delta(delta)) = response.event {
+                text.push_str(&delta.text);
+            }
+        }
+        Ok::<_, Status>(text)
+    };
+    let result = proto::Message {
+        tool_name: "weather".to_owned(),
+        ..message(Tool, "[say rain]")
+    };
+    let asked = || vec![message(User, "What is the weather?")];
+    let with_result = [asked(), vec![result.clone()]].concat();
+    assert_eq!(ask(with_result).await.unwrap(), "rain");
+    let called = proto::Message {
+        tool_calls: vec![proto::ToolCall {
+            name: "weather".to_owned(),
+            arguments: "{}".to_owned(),
+        }],
+        ..message(Assistant, "")
+    };
+    let with_call = [asked(), vec![called, result]].concat();
+    let refused = ask(with_call).await.unwrap_err();
+    assert_eq!(reason(&refused, Code::InvalidArgument).0, "CONVERSATION_SHAPE");
+    assert_eq!(violated(&refused), ["conversation.messages[1].tool_calls"]);
+    rig.idle().await;
     rig.stop().await;
 }

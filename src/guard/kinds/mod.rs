@@ -8,6 +8,7 @@ mod llama_guard;
 mod polyguard;
 mod qwen3guard;
 mod qwen3guard_stream;
+mod shieldgemma;
 mod wildguard;
 
 use super::{
@@ -43,12 +44,17 @@ impl GuardKind {
             Self::WildGuard => Policy::of_names(&[]),
             Self::PolyGuard => Policy::llama_guard_3(14),
             Self::GraniteGuardian3 => Policy::of_names(&[granite_guardian::HARM]),
+            Self::ShieldGemma => Policy::of_names(&shieldgemma::CATEGORIES),
         }
     }
 
     pub(super) fn policies(self) -> Policies {
         match self {
-            Self::LlamaGuard3_8B | Self::LlamaGuard3_1B | Self::LlamaGuard2 | Self::ChatDemo => Policies::Any,
+            Self::LlamaGuard3_8B
+            | Self::LlamaGuard3_1B
+            | Self::LlamaGuard2
+            | Self::ShieldGemma
+            | Self::ChatDemo => Policies::Any,
             Self::GraniteGuardian3 => Policies::OneCategory,
             Self::Qwen3GuardGen | Self::Qwen3GuardStream | Self::WildGuard | Self::PolyGuard => {
                 Policies::NativeOnly
@@ -75,10 +81,12 @@ impl GuardKind {
                 system: SystemMessages::FirstTurn,
             },
             // Their prompts have room for one request and one answer.
-            Self::WildGuard | Self::PolyGuard | Self::GraniteGuardian3 => ConversationForm {
-                extent: ConversationExtent::LastExchange,
-                system: SystemMessages::LeftOut,
-            },
+            Self::WildGuard | Self::PolyGuard | Self::GraniteGuardian3 | Self::ShieldGemma => {
+                ConversationForm {
+                    extent: ConversationExtent::LastExchange,
+                    system: SystemMessages::LeftOut,
+                }
+            }
         }
     }
 
@@ -101,6 +109,7 @@ impl GuardKind {
             Self::Qwen3GuardGen | Self::Qwen3GuardStream => Some(&qwen3guard::SPECIAL_TOKENS),
             Self::WildGuard => Some(&wildguard::SPECIAL_TOKENS),
             Self::GraniteGuardian3 => Some(&granite_guardian::SPECIAL_TOKENS),
+            Self::ShieldGemma => Some(&shieldgemma::SPECIAL_TOKENS),
             Self::PolyGuard | Self::ChatDemo => None,
         }
     }
@@ -117,6 +126,7 @@ impl GuardKind {
             | Self::Qwen3GuardStream
             | Self::PolyGuard
             | Self::ChatDemo => &[],
+            Self::ShieldGemma => &shieldgemma::OTHER_SPECIAL_TOKENS,
         }
     }
 
@@ -131,6 +141,7 @@ impl GuardKind {
             Self::WildGuard => wildguard::prompt(question),
             Self::PolyGuard => polyguard::prompt(question),
             Self::GraniteGuardian3 => granite_guardian::prompt(question),
+            Self::ShieldGemma => shieldgemma::prompt(question),
             Self::ChatDemo => chat_demo::prompt(question),
         }
     }
@@ -144,6 +155,7 @@ impl GuardKind {
             Self::WildGuard => wildguard::answer_form(judged),
             Self::PolyGuard => polyguard::answer_form(judged),
             Self::GraniteGuardian3 => granite_guardian::ANSWER,
+            Self::ShieldGemma => shieldgemma::ANSWER,
         }
     }
 
@@ -157,7 +169,8 @@ impl GuardKind {
             | Self::Qwen3GuardStream
             | Self::WildGuard
             | Self::PolyGuard
-            | Self::GraniteGuardian3 => None,
+            | Self::GraniteGuardian3
+            | Self::ShieldGemma => None,
         }
     }
 
@@ -172,6 +185,7 @@ impl GuardKind {
             Self::WildGuard => wildguard::read(judged, text),
             Self::PolyGuard => polyguard::read(judged, text, policy),
             Self::GraniteGuardian3 => granite_guardian::read(text, policy),
+            Self::ShieldGemma => shieldgemma::read(text, policy),
         }
     }
 
@@ -186,6 +200,7 @@ impl GuardKind {
             Self::WildGuard => wildguard::is_settled(judged, text),
             Self::PolyGuard => polyguard::is_settled(judged, text),
             Self::GraniteGuardian3 => granite_guardian::is_settled(text),
+            Self::ShieldGemma => shieldgemma::is_settled(text),
         }
     }
 
@@ -197,7 +212,8 @@ impl GuardKind {
             // The makers generate at most so many tokens (README of QwenLM/Qwen3Guard, 128; of kpriyanshu256/polyguard, 100).
             Self::Qwen3GuardGen | Self::WildGuard | Self::PolyGuard => 128,
             // One word. The makers generate 20 (cookbooks of ibm-granite/granite-guardian), of which no more is read.
-            Self::GraniteGuardian3 => 20,
+            // The makers of ShieldGemma generate none.
+            Self::GraniteGuardian3 | Self::ShieldGemma => 20,
             Self::Qwen3GuardStream => 0,
         }
     }

@@ -88,7 +88,7 @@ impl<T: Serialize> Serialize for PerCategory<T> {
 
 /// The categories of guards by their names, with OpenAI's categories that are nearest by their definitions. Where there is none,
 /// the guard's category has no counterpart.
-const COUNTERPARTS: [(&str, &[Category]); 30] = [
+const COUNTERPARTS: [(&str, &[Category]); 34] = [
     // Llama Guard 3 and 2, PolyGuard.
     (
         "Violent Crimes",
@@ -134,6 +134,14 @@ const COUNTERPARTS: [(&str, &[Category]); 30] = [
     ("sexual_content", &[Category::Sexual]),
     ("unethical_behavior", &[]),
     ("violence", &[Category::Violence]),
+    // ShieldGemma, which names one where it was asked about one alone.
+    (
+        "Dangerous Content",
+        &[Category::Illicit, Category::IllicitViolent, Category::SelfHarm],
+    ),
+    ("Harassment", &[Category::Harassment]),
+    ("Hate Speech", &[Category::Hate]),
+    ("Sexually Explicit Information", &[Category::Sexual]),
 ];
 
 /// OpenAI's categories that a guard's category is, by its name; empty for one without a counterpart, and for a name that only its

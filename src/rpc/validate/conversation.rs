@@ -10,7 +10,6 @@ use crate::{
     },
     proto::{self, content_part},
     rpc::limits::Limits,
-    text::{ChatMessage, ChatRole},
 };
 
 /// What is done about parts that are not text.
@@ -46,34 +45,14 @@ pub(super) fn messages(
     checker: &mut Checker,
     conversation: proto::Conversation,
     limits: &Limits,
-) -> Vec<ChatMessage> {
+) -> Vec<Arc<SentMessage>> {
     each(checker, conversation, limits, |checker, message| {
-        if !message.tool_calls.is_empty() {
-            checker.wrong("tool_calls", "are for guards only: leave them out");
-        }
-        if message.role() == proto::Role::Tool {
-            checker.wrong(
-                "role",
-                "must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT: results of tools are for guards only",
-            );
-            return None;
-        }
         let sent = sent(checker, message, limits, OtherParts::Refused(NOT_READ))?;
-        let role = match sent.speaker {
-            Speaker::System => ChatRole::System,
-            Speaker::User | Speaker::Tool => ChatRole::User,
-            Speaker::Assistant => ChatRole::Assistant,
-        };
-        if sent.bytes() == 0 {
+        // A tool may give nothing back.
+        if sent.bytes() == 0 && sent.speaker != Speaker::Tool {
             checker.bytes("content", 0, 1..=limits.content_bytes);
         }
-        Some(ChatMessage {
-            role,
-            content: match sent.body {
-                MessageBody::Whole(text) => text,
-                MessageBody::Parts(_) => sent.text(),
-            },
-        })
+        Some(Arc::new(sent))
     })
 }
 
@@ -218,7 +197,7 @@ fn speaker(checker: &mut Checker, role: i32) -> Option<Speaker> {
         Ok(proto::Role::Unspecified) | Err(_) => {
             checker.wrong(
                 "role",
-                "must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or, for guards, ROLE_TOOL",
+                "must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL",
             );
             None
         }

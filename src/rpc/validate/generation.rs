@@ -19,14 +19,13 @@ use crate::{
     registry::{Lease, ModelAccess, Registry},
     remote::EndpointApi,
     rpc::{decision::Decider, error::ServiceError, limits::Limits},
-    text::ChatMessage,
 };
 
 /// What the model answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Prompt {
     /// A conversation, which the model's chat template turns into text.
-    Conversation(Vec<ChatMessage>),
+    Conversation(Vec<Arc<SentMessage>>),
     /// Text that is used as it is.
     Text(String),
     /// Tokens that are used as they are.
@@ -53,11 +52,7 @@ impl GenerateWork {
     pub(crate) fn messages(&self) -> Vec<Arc<SentMessage>> {
         let user = |content| vec![Arc::new(SentMessage::plain(Speaker::User, content))];
         match &*self.prompt {
-            Prompt::Conversation(messages) => {
-                let messages = messages.iter();
-                let sent = messages.map(|one| Arc::new(SentMessage::plain(one.role, one.content.clone())));
-                sent.collect()
-            }
+            Prompt::Conversation(messages) => messages.clone(),
             Prompt::Text(text) => user(text.clone()),
             Prompt::Tokens(tokens) => user(match &self.target {
                 ModelAccess::Local(entry) => entry.resident.tokenizer.decode(tokens),
@@ -378,7 +373,15 @@ impl GenerateFields {
                 "token_ids",
                 "must not be set: the model's endpoint alone knows its vocabulary; send a conversation or text",
             ),
-            Prompt::Conversation(_) | Prompt::Text(_) => {}
+            Prompt::Conversation(messages) => {
+                if let Some(index) = messages.iter().position(|message| message.uses_tools()) {
+                    checker.wrong(
+                        &format!("conversation.messages[{index}]"),
+                        "must not call a tool or be a tool's result: the model is at an endpoint, which is sent texts alone",
+                    );
+                }
+            }
+            Prompt::Text(_) => {}
         }
         if self.sampling.repetition_penalty != 1.0 {
             checker.wrong(
