@@ -15,7 +15,7 @@ const BRACKETS: [(&str, &str); 2] = [("<|", "|>"), ("<｜", "｜>")];
 const LONGEST_NAME: usize = 64;
 
 /// What begins every sequence, in the vocabularies of guards.
-const BEGINNINGS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
+const BEGINNINGS: [&str; 3] = ["<|begin_of_text|>", "<s>", "<bos>"];
 
 /// The first special token that is spelled in or across content, as it is spelled there.
 pub(super) fn spelled_in_content(segments: &[Segment], kind: GuardKind) -> Option<String> {
