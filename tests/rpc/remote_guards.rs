@@ -17,13 +17,17 @@ use serde_json::{Value, json};
 use tonic::{Code, Request, Status};
 
 use crate::{
+    common,
     endpoint::{
         Asked, Endpoint, ListedToken, Piece, Reply, completion, content_logprobs, judged, logprobs,
         undescribed, usage,
     },
-    remote_rig::{REMOTE_GUARD, RemoteRig, door, tokenizer_path},
-    rig::{Rig, classify, conversation, reason, requests, score, violated},
+    remote_endpoint::options,
+    rig::{Rig, Setup, conversation, reason, requests, score, violated},
 };
+
+/// What the remote guard is called here.
+const REMOTE_GUARD: &str = "far-ward";
 
 /// Where guards are asked.
 const COMPLETIONS: &str = "/v1/completions";
@@ -183,9 +187,7 @@ async fn a_beginning_that_a_guard_is_forced_to_write_is_the_end_of_its_prompt() 
     )];
     let answer = judged(" Controversial", logprobs(&tokens), usage(200, 1));
     let endpoint = Endpoint::start(says(answer)).await;
-    let rig = RemoteRig::guard(&endpoint, GuardKind::Qwen3GuardGen)
-        .start()
-        .await;
+    let rig = rig(guard(&endpoint, GuardKind::Qwen3GuardGen)).await;
     let verdict = ask(&rig, &["How do I bake bread?"]).await.unwrap();
     assert_eq!(verdict.label(), Label::Controversial);
     close(verdict.unsafe_score.unwrap(), 0.75);
