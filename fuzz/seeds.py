@@ -398,6 +398,7 @@ def bodies() -> None:
         ("/api/v1/text/generation", {"prompt": "a", "generated_text": "b"}),
         ("/request", {"body": {"messages": [hello]}}),
         ("/response", {"body": {"choices": [{"message": {"role": "assistant", "content": "b"}}]}}),
+        ("/v1/checks", {"messages": [hello, answer], "guardrails": {"config_id": "g", "rail_types": ["input"], "context": {}}}),
         ("/v1/guardrail/checks", {"model": "m", "messages": [hello], "guardrails": {"config_id": "g"}}),
     ]
     seeds("bodies", *(f"{path}\n{json.dumps(body)}".encode() for path, body in each))

@@ -574,3 +574,64 @@ async fn litellms_proxy_passes_and_blocks_as_the_guard_says() {
     );
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_of_nemos_library_judge_what_their_rails_are_for() {
+    const CHECKS: &str = "/v1/checks";
+    let rig = start(settings(OnFailure::Closed)).await;
+    let check = |question: &str, answer: &str, rails: Value| {
+        json!({
+            "model": "any",
+            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+            "guardrails": {"rail_types": rails},
+        })
+    };
+    let (bread, flour) = ("How do I bake bread?", "Mix flour and water.");
+    for (body, text) in [
+        (check(bread, flour, Value::Null), flour),
+        (check(bread, flour, json!(["output"])), flour),
+        // Of what the other rails are for, nothing is judged.
+        (check(bread, "[unsafe] secret", json!(["input"])), bread),
+    ] {
+        let answer = ask(&rig, CHECKS, &body).await;
+        assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
+        assert_eq!(
+            answer.json(),
+            json!({"status": "passed", "content": text}),
+            "{body}"
+        );
+    }
+    for body in [
+        check(bread, "[unsafe] secret", Value::Null),
+        check(bread, "[unsafe] secret", json!(["output"])),
+        check("[unsafe] secret", flour, json!(["input"])),
+        check("[unsafe] secret", flour, json!(["input", "output"])),
+    ] {
+        let said = ask(&rig, CHECKS, &body).await.json();
+        assert_eq!(
+            (&said["status"], &said["rail"]),
+            (&json!("blocked"), &json!(GUARD)),
+            "{body}"
+        );
+        let reason = said["content"].as_str().unwrap();
+        assert!(
+            reason.starts_with(&format!("guard {GUARD} says unsafe")),
+            "{reason}"
+        );
+        assert!(!reason.contains("secret"), "{reason}");
+    }
+    // Neither is a pass: no verdict, and nothing to check.
+    let odd = ask(&rig, CHECKS, &check(bread, "[odd]", json!(["output"]))).await;
+    assert_eq!(odd.json()["status"], "blocked");
+    let nothing = ask(&rig, CHECKS, &check(bread, flour, json!([]))).await;
+    assert_eq!(nothing.status.as_u16(), 422);
+    assert!(
+        nothing.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("guardrails.rail_types")
+    );
+    let unknown = ask(&rig, CHECKS, &check(bread, flour, json!(["dialog"]))).await;
+    assert_eq!(unknown.status.as_u16(), 422);
+    rig.stop().await;
+}

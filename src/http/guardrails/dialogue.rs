@@ -74,6 +74,15 @@ impl Dialogue {
             && judged.any(|role| matches!(role, Role::User | Role::Tool))
     }
 
+    /// The same without the answer that it ends with.
+    pub(super) fn without_answer(mut self) -> Self {
+        while self.ends_with_an_answer() {
+            self.messages.pop();
+            self.places.pop();
+        }
+        self
+    }
+
     /// What is judged of it where it goes to a model. It may end with the beginning of the answer, which the caller has written:
     /// then what the model is asked would only be the context.
     pub(super) fn scope_of_prompt(&self) -> JudgeScope {

@@ -11,6 +11,7 @@ mod detectors;
 mod dialogue;
 mod litellm;
 mod nemo;
+mod nemo_library;
 mod reply;
 mod ruling;
 
@@ -55,6 +56,7 @@ pub(super) fn router() -> Router<Arc<DoorSettings>> {
             counted(post(agentgateway::response), agentgateway::DOOR),
         )
         .route("/v1/guardrail/checks", counted(post(nemo::check), nemo::DOOR))
+        .route("/v1/checks", counted(post(nemo_library::check), nemo::DOOR))
         .route_layer(middleware::from_fn(reply::take_api_key))
 }
 
@@ -78,6 +80,7 @@ pub(super) fn conversations(
         "/request" => agentgateway::dialogues_of_prompt(body),
         "/response" => agentgateway::dialogues_of_answers(body),
         "/v1/guardrail/checks" => nemo::dialogues(body),
+        "/v1/checks" => nemo_library::dialogues(body),
         _ => return None,
     };
     let item = |dialogue: &Dialogue| proto::BatchClassifyItem {

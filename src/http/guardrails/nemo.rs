@@ -25,7 +25,7 @@ use crate::{
 pub(super) const DOOR: Door = Door("nemo");
 
 /// The field that names the guard.
-const CONFIG_ID: &str = "guardrails.config_id";
+pub(super) const CONFIG_ID: &str = "guardrails.config_id";
 
 /// What a client sends. What it says of the model and of sampling is passed over: nothing is generated.
 #[derive(Debug, Deserialize)]
@@ -146,7 +146,8 @@ pub(super) fn dialogues(body: &[u8]) -> Result<Vec<Dialogue>, ServiceError> {
     Ok(vec![conversation(request.messages)?])
 }
 
-fn conversation(messages: Vec<CallerMessage>) -> Result<Dialogue, ServiceError> {
+/// The conversation of these messages, in which there is something to judge.
+pub(super) fn conversation(messages: Vec<CallerMessage>) -> Result<Dialogue, ServiceError> {
     let conversation = chat::dialogue(messages, "messages")?;
     match conversation.is_empty() {
         true => Err(chat::nothing_to_judge("messages")),
@@ -165,12 +166,19 @@ fn config(guardrails: Guardrails) -> Result<Option<String>, ServiceError> {
         None => None,
     };
     let listed = guardrails.config_ids.unwrap_or_default();
-    let mut named: Vec<String> = guardrails
-        .config_id
-        .into_iter()
-        .chain(config)
-        .chain(listed)
-        .collect();
+    only_id(
+        guardrails.config_id,
+        Some(config.into_iter().chain(listed).collect()),
+    )
+}
+
+/// The one id of these; none if there are none.
+pub(super) fn only_id(
+    config_id: Option<String>,
+    config_ids: Option<Vec<String>>,
+) -> Result<Option<String>, ServiceError> {
+    let listed = config_ids.unwrap_or_default();
+    let mut named: Vec<String> = config_id.into_iter().chain(listed).collect();
     named.dedup();
     if named.len() > 1 {
         let says = "must name one guard; send a request for each";
