@@ -96,18 +96,14 @@ pub fn matmul_by_kind(
     ROUNDED_ROWS.with_borrow_mut(|rounded| {
         rounded.set(compute, prompt_rows, weights, TokenKind::Prompt);
         rounded.set(compute, generated_rows, weights, TokenKind::Generated);
-        let first = Product {
-            x: rounded.view(prompt_rows, weights, TokenKind::Prompt),
-            rows: prompt,
+        let product = |x, rows, kind| Product {
+            x: rounded.view(x, weights, kind),
+            rows,
             weights,
             output,
         };
-        let second = Product {
-            x: rounded.view(generated_rows, weights, TokenKind::Generated),
-            rows: m - prompt,
-            weights,
-            output,
-        };
+        let first = product(prompt_rows, prompt, TokenKind::Prompt);
+        let second = product(generated_rows, m - prompt, TokenKind::Generated);
         let (first, second) = (
             first.plan(compute, prompt_out),
             second.plan(compute, generated_out),
