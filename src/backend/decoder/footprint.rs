@@ -71,6 +71,7 @@ pub(in crate::backend) struct MatrixShape {
     pub rows: usize,
     pub cols: usize,
     /// Whether its rows are read one by one.
+    #[cfg(feature = "cuda")]
     pub is_table: bool,
 }
 
@@ -101,6 +102,7 @@ pub(in crate::backend) fn weight_bytes(
                 format,
                 rows,
                 cols,
+                #[cfg(feature = "cuda")]
                 is_table: matches!(tensor, Tensor::Embedding | Tensor::Positions),
             }) as u64,
             _ => 4 * (shape.iter().product::<usize>() * copies(config, tensor)) as u64,

@@ -3,6 +3,7 @@
 
 pub(super) mod adapters;
 pub(super) mod footprint;
+#[cfg(any(feature = "cuda", feature = "candle"))]
 pub(super) mod kind;
 mod layer;
 mod loader;
@@ -96,6 +97,7 @@ impl<O: DecoderOps> Decoder<O> {
 
 impl<O: DecoderOps> Decoder<O> {
     /// The device's operations and state.
+    #[cfg(feature = "cuda")]
     pub(super) fn ops_mut(&mut self) -> &mut O {
         &mut self.ops
     }
