@@ -29,11 +29,11 @@ const WINDOWS_AT_ONCE: usize = 8;
 pub(crate) struct Classifications {
     /// Of those that the request and its policy ask for.
     pub(crate) told: Vec<proto::Classification>,
-    /// Of these and of those that shadow policies ask for.
+    /// Of these and of those that observers ask for.
     pub(crate) classified: Vec<Classified>,
 }
 
-/// Asks all classifiers about a text. Where one fails that a shadow policy alone asks for, its answer is left out.
+/// Asks all classifiers about a text. Where one fails that only observers ask for, its answer is left out.
 pub(crate) async fn classify_all(
     context: &WorkContext,
     classifiers: Vec<ClassifierWork>,
@@ -48,7 +48,7 @@ pub(crate) async fn classify_all(
                 first_label,
                 told,
             })),
-            (Err(error), AskedBy::Shadow) => {
+            (Err(error), AskedBy::Observer) => {
                 context.shared.shadow_log.failed(&model, &error);
                 Ok(None)
             }

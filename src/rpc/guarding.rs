@@ -5,22 +5,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+};
 
 use super::{
+    classifier::classify_all,
     decision::{Decided, DecidedAbout},
     error::ServiceError,
     guard_end::{End, Reason, reason_name, reason_of},
     judge::{judge, retry_when_full},
     label::label,
     sequence::WorkContext,
-    validate::{ClassifyWork, GuardWork},
+    validate::{ClassifiedText, ClassifyWork, GuardWork},
 };
 use crate::{
     engine::PrefixKeeper,
     guard::{
-        Course, GrowingText, GuardMode, LookOutcome, LookPlanner, LookStage, NotUtf8, Release, SentMessage,
-        Speaker,
+        Classified, Course, GrowingText, GuardMode, LookOutcome, LookPlanner, LookStage, NotUtf8, Release,
+        SentMessage, Speaker,
     },
     proto::{self, guard_look},
 };
@@ -51,14 +55,21 @@ struct Look {
     stage: LookStage,
     /// Bytes of the text that it judges.
     at: usize,
-    verdict: BoxFuture<'static, Result<proto::Verdict, ServiceError>>,
+    judged: BoxFuture<'static, JudgedText>,
+}
+
+/// What is said of a text.
+struct JudgedText {
+    verdict: Result<proto::Verdict, ServiceError>,
+    /// Of the complete text, by the classifiers that decision policies have thresholds of.
+    classified: Vec<Classified>,
 }
 
 /// A look that has ended.
 pub(crate) struct Looked {
     stage: LookStage,
     at: usize,
-    verdict: Result<proto::Verdict, ServiceError>,
+    judged: JudgedText,
 }
 
 /// What a look has found, and the end of the text if that is one.
@@ -168,26 +179,48 @@ impl Guarding {
         // Nothing is decided about a part of the text.
         work.category_probabilities &= stage == LookStage::Final;
         let text = self.text.text()[..at].to_owned();
+        let classifiers = match stage {
+            LookStage::Interim => Vec::new(),
+            LookStage::Final => self.work.classifiers.clone(),
+        };
+        let classified_text = ClassifiedText {
+            text: text.clone(),
+            field: work.fields.conversation.clone(),
+        };
         work.messages
             .push(Arc::new(SentMessage::plain(self.work.role, text)));
         let context = self.context.clone();
-        let verdict = async move { retry_when_full(&context, || judge(&context, work.clone())).await };
+        let judged = async move {
+            // What is kept in the prefix cache from one look to the next is the guard's.
+            let observing = WorkContext {
+                keeper: None,
+                ..context.clone()
+            };
+            let verdict = retry_when_full(&context, || judge(&context, work.clone()));
+            let classified = classify_all(&observing, classifiers, &classified_text);
+            let (verdict, classified) = future::join(verdict, classified).await;
+            JudgedText {
+                verdict,
+                // Without an answer the decision says so; see the observers of a growing text.
+                classified: classified.map_or_else(|_| Vec::new(), |found| found.classified),
+            }
+        };
         self.look = Some(Look {
             stage,
             at,
-            verdict: verdict.boxed(),
+            judged: judged.boxed(),
         });
     }
 
     /// Waits for the look under way. Never resolves without one. Nothing is lost when the result is dropped before it resolves.
     pub(crate) async fn looked(&mut self) -> Looked {
-        let Some(Look { stage, at, verdict }) = &mut self.look else {
+        let Some(Look { stage, at, judged }) = &mut self.look else {
             return std::future::pending().await;
         };
         let looked = Looked {
             stage: *stage,
             at: *at,
-            verdict: verdict.await,
+            judged: judged.await,
         };
         self.look = None;
         looked
@@ -198,14 +231,18 @@ impl Guarding {
     /// # Errors
     /// When something else than the guard has ended the look, such as the deadline. Failing open is not for that.
     pub(crate) fn take(&mut self, looked: Looked) -> Result<Found, ServiceError> {
-        let Looked { stage, at, verdict } = looked;
+        let Looked { stage, at, judged } = looked;
+        let JudgedText { verdict, classified } = judged;
         let (verdict, error) = match verdict {
             Ok(verdict) => (Some(verdict), None),
             Err(error) if reason_of(&error) == Some(Reason::GuardFailed) => (None, Some(error)),
             Err(error) => return Err(error),
         };
         if let (LookStage::Final, Some(verdict)) = (stage, &verdict) {
-            self.decided = Some(self.work.decider.decide(DecidedAbout::verdict(verdict)));
+            self.decided = Some(self.work.decider.decide(DecidedAbout {
+                classified: &classified,
+                ..DecidedAbout::verdict(verdict)
+            }));
         }
         let outcome = match &verdict {
             Some(verdict) => self

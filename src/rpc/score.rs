@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{
     call::Call,
+    classifier::classify_all,
     decision::{Decided, DecidedAbout},
     error::ServiceError,
     generation::{PreparedPrompt, complete, prepare},
@@ -14,7 +15,7 @@ use super::{
     pieces::Finished,
     sequence::{Shared, WorkContext},
     stream::{Action, Envelope, ItemStream, StreamRpc, drive},
-    validate::{self, ClassifyWork, JudgedMessages, ScoreWork, ValidationContext},
+    validate::{self, ClassifiedText, ClassifyWork, JudgedMessages, ScoreWork, ValidationContext},
 };
 use crate::{
     engine::{Priority, Sampling},
@@ -99,8 +100,19 @@ async fn sample(
             },
         )
     });
-    let verdict = verdict.await?;
-    let Decided { decision, shadows } = work.decider.decide(DecidedAbout::verdict(&verdict));
+    // An answer of a target is in no field of the request.
+    let classified_text = ClassifiedText {
+        text: answer.text.clone(),
+        field: work.guard_field.clone(),
+    };
+    let classified = retry_when_full(context, || {
+        classify_all(context, work.classifiers.clone(), &classified_text)
+    });
+    let (verdict, classified) = future::try_join(verdict, classified).await?;
+    let Decided { decision, shadows } = work.decider.decide(DecidedAbout {
+        classified: &classified.classified,
+        ..DecidedAbout::verdict(&verdict)
+    });
     let Finished {
         event,
         text,

@@ -14,7 +14,10 @@ use babelward::{
     engine::Clock,
     guard::{DecisionPolicy, DecisionSet},
     model::spec::Precision,
-    proto::{self, Action, Capability, DecisionSubject, GuardUse},
+    proto::{
+        self, Action, Capability, DecisionSubject, GuardUse, generate_response::Event,
+        guard_stream_request::Event as Sent, guard_stream_response::Event as Told,
+    },
     registry::{
         KvSize, LoadPolicy, MemoryOptions, ModelGroup, ModelLoader, ModelRole, ModelSpec, OpenedModel,
         Registry, RegistryError,
@@ -602,5 +605,73 @@ async fn nobody_waits_for_a_classifier_that_a_shadow_policy_loads() {
         assert!(began.elapsed() < Duration::from_secs(60), "it is never loaded");
         tokio::task::yield_now().await;
     }
+    rig.stop().await;
+}
+
+fn decided_by_classifier(decision: Option<proto::Decision>, harm_score: f64) {
+    let decision = decision.unwrap();
+    let [reason] = &decision.reasons[..] else {
+        panic!("{decision:?}");
+    };
+    assert_eq!(
+        (reason.subject(), reason.classifier.as_str(), reason.value),
+        (DecisionSubject::Classifier, WATCH, Some(harm_score))
+    );
+}
+
+/// The text that a Classify is asked about is the answer of a Score and of a guarded Generate, and the text of a GuardStream.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_and_growing_texts_are_decided_about_by_classifiers_too() {
+    let rig = rig_with(Guards::One, decisions(Some("both"), &[])).await;
+    let alone = ask(&rig, classify(&["What?", "bread"])).await.unwrap();
+    let harm_score = alone.classifications[0].harm_score;
+    decided_by_classifier(alone.decision, harm_score);
+
+    let mut scored = rig::score("[say bread]");
+    scored.samples = 2;
+    let scored = rig.scoring().await.score(scored).await.unwrap().into_inner();
+    assert_eq!(scored.samples.len(), 2);
+    for sample in scored.samples {
+        decided_by_classifier(sample.decision, harm_score);
+    }
+
+    let start = proto::GuardStart {
+        conversation: Some(rig::conversation(&["What?"])),
+        ..proto::GuardStart::default()
+    };
+    let messages = [
+        Sent::Start(start),
+        Sent::Chunk(b"bread".to_vec()),
+        Sent::End(proto::GuardEnd {}),
+    ];
+    let sent = messages.map(|event| proto::GuardStreamRequest { event: Some(event) });
+    let stream = rig.safety().await.guard_stream(tokio_stream::iter(sent)).await;
+    let mut stream = stream.unwrap().into_inner();
+    let mut decision = None;
+    while let Some(response) = stream.message().await.unwrap() {
+        if let Some(Told::Ended(ended)) = response.event {
+            decision = ended.decision;
+        }
+    }
+    decided_by_classifier(decision, harm_score);
+
+    let request = proto::GenerateRequest {
+        guard: Some(proto::AnswerGuard::default()),
+        ..rig::generate("[say bread]")
+    };
+    let mut stream = rig
+        .generation()
+        .await
+        .generate(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut decision = None;
+    while let Some(response) = stream.message().await.unwrap() {
+        if let Some(Event::Finished(finished)) = response.event {
+            decision = finished.guard.unwrap().decision;
+        }
+    }
+    decided_by_classifier(decision, harm_score);
     rig.stop().await;
 }

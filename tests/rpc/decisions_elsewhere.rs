@@ -4,15 +4,14 @@
 use babelward::{
     guard::{DecisionPolicy, DecisionSet},
     proto::{
-        self, Action, AnswerGuard, DecisionSubject, GuardOptions, GuardStart, GuardStreamRequest, Label,
-        generate_response, guard_ended::Reason, guard_stream_request::Event as Sent,
-        guard_stream_response::Event,
+        self, Action, AnswerGuard, GuardOptions, GuardStart, GuardStreamRequest, Label, generate_response,
+        guard_ended::Reason, guard_stream_request::Event as Sent, guard_stream_response::Event,
     },
     rpc::ServerOptions,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::rig::{Rig, Setup, classify, conversation, generate_tokens, score, violated};
+use crate::rig::{Rig, Setup, classify, conversation, generate_tokens, reason, score, violated};
 
 /// Scores of the script are 0.12 for safe and 0.88 for unsafe texts.
 const CHAT: &str = "name = \"chat\"\nversion = 1\nthresholds = { flag = 0.5, block = 0.9 }\nlanguages.de.thresholds.block = 0.8\n";
@@ -22,7 +21,7 @@ const STRICT: &str = "name = \"chat\"\nversion = 2\nthresholds = { block = 0.1 }
 
 const BY_CATEGORY: &str = "name = \"categories\"\nversion = 1\ncategories.S1 = { block = 0.01 }\n";
 
-/// Of a classifier, which these calls do not ask.
+/// Of a classifier that is not there.
 const BY_CLASSIFIER: &str =
     "name = \"watched\"\nversion = 1\nundetermined = \"flag\"\nclassifiers.watch = { block = 0.5 }\n";
 
@@ -248,46 +247,35 @@ async fn score_decides_about_each_answer() {
     }
 }
 
+/// As in a Classify. A server ends its start where a policy names such a model.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_default_policy_of_classifiers_is_undetermined_and_a_named_one_is_refused() {
-    let rig = rig(Some("watched")).await;
-    let scored = |decision_policy: &str| proto::ScoreRequest {
-        judge: Some(proto::JudgeOptions {
-            decision_policy: decision_policy.to_owned(),
-            ..Default::default()
-        }),
-        ..score("[say bread]")
-    };
-    let streamed = ended(&guard(&rig, by("", ""), "bread").await.unwrap());
-    let sampled = rig
-        .scoring()
-        .await
-        .score(scored(""))
-        .await
-        .unwrap()
-        .into_inner()
-        .samples;
-    for decision in [streamed.decision, sampled[0].decision.clone()] {
-        let decision = decision.unwrap();
-        assert_eq!(decision.action(), Action::Flag);
-        let [reason] = &decision.reasons[..] else {
-            panic!("{decision:?}");
+async fn a_policy_of_a_classifier_that_is_not_there_fails_its_requests() {
+    for (default, named) in [(Some("watched"), ""), (None, "watched")] {
+        let rig = rig(default).await;
+        let scored = proto::ScoreRequest {
+            judge: Some(proto::JudgeOptions {
+                decision_policy: named.to_owned(),
+                ..Default::default()
+            }),
+            ..score("[say bread]")
         };
-        assert_eq!(
-            (reason.subject(), reason.classifier.as_str()),
-            (DecisionSubject::NotClassified, "watch")
-        );
+        let answer = proto::GenerateRequest {
+            guard: by(named, "").answer_guard(),
+            ..generate_tokens("hi", 4)
+        };
+        for refused in [
+            guard(&rig, by(named, ""), "bread").await.unwrap_err(),
+            rig.scoring().await.score(scored).await.unwrap_err(),
+            rig.generation()
+                .await
+                .generate(answer)
+                .await
+                .map(drop)
+                .unwrap_err(),
+        ] {
+            assert_eq!(reason(&refused, Code::NotFound).0, "MODEL_NOT_FOUND");
+        }
     }
-    let refused = guard(&rig, by("watched", ""), "bread").await.unwrap_err();
-    assert_eq!(violated(&refused), ["start.decision_policy"]);
-    let refused = rig.scoring().await.score(scored("watched")).await.unwrap_err();
-    assert_eq!(violated(&refused), ["judge.decision_policy"]);
-    let answer = proto::GenerateRequest {
-        guard: by("watched", "").answer_guard(),
-        ..generate_tokens("hi", 4)
-    };
-    let refused = rig.generation().await.generate(answer).await.unwrap_err();
-    assert_eq!(violated(&refused), ["guard.decision_policy"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use crate::{
     proto,
     registry::{Lease, ModelRole},
     rpc::{
-        decision::{PolicyQuestion, Role},
+        decision::{Decider, PolicyQuestion, Role},
         error::ServiceError,
         limits::Limits,
     },
@@ -24,6 +24,7 @@ pub(crate) const MOST_CLASSIFIERS: usize = 8;
 const LABEL_BYTES: usize = 128;
 
 /// A checked question to a classifier that is in memory.
+#[derive(Clone)]
 pub(crate) struct ClassifierWork {
     pub(crate) lease: Lease,
     pub(crate) classifier: Arc<TextClassifier>,
@@ -37,12 +38,13 @@ pub(crate) struct ClassifierWork {
 pub(crate) enum AskedBy {
     /// The request, or the policy that decides about it, which fails without an answer.
     Request,
-    /// A shadow policy, which only tells what it would have decided.
-    Shadow,
+    /// A shadow policy, which only tells what it would have decided, or a policy about a text that is released without it. Without an
+    /// answer they decide as their `undetermined` says.
+    Observer,
 }
 
 /// The text that classifiers look at.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct ClassifiedText {
     pub(crate) text: String,
     /// The field that has it, which later errors name.
@@ -140,6 +142,19 @@ pub(super) async fn find(
     Ok(found)
 }
 
+/// The classifiers that decision policies have thresholds of, in a call whose requests ask none themselves. The message with the
+/// request's decision policy is at `path`.
+pub(super) async fn asked_by_policies_alone(
+    context: &ValidationContext<'_>,
+    decider: &Decider,
+    path: &str,
+) -> Result<Vec<ClassifierWork>, ServiceError> {
+    let mut found = Vec::new();
+    let field = Checker::at(path).path_of("decision_policy");
+    add_asked_by_policies(context, &mut found, decider.questions(), &field).await?;
+    Ok(found)
+}
+
 /// Finds the classifiers that decision policies have thresholds of, and adds those that are not in `found`. Waits while those of the
 /// deciding policy are being loaded. Those of shadow policies are loaded too, but nobody waits for them. `field` is the request's field that names the deciding policy.
 pub(super) async fn add_asked_by_policies(
@@ -202,7 +217,7 @@ async fn asked_by_policy(
         harmless,
         asked_by: match role {
             Role::Deciding => AskedBy::Request,
-            Role::Shadow => AskedBy::Shadow,
+            Role::Shadow => AskedBy::Observer,
         },
     }))
 }

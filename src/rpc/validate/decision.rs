@@ -83,7 +83,7 @@ impl DecisionFields {
         Decider::new(decisions, named, self.language, &[])
     }
 
-    /// [`DecisionFields::find`] for messages of one side, in calls that ask no classifiers. The fields are in the message at `path`.
+    /// [`DecisionFields::find`] for messages of one side. The fields are in the message at `path`.
     pub(super) fn find_for(
         self,
         path: &str,
@@ -105,15 +105,7 @@ impl DecisionFields {
             roles: &[role],
         };
         let checker = Checker::at(path);
-        let named = self.named(&checker, decisions)?;
-        if named
-            .as_ref()
-            .is_some_and(|policy| policy.classifiers().next().is_some())
-        {
-            let reason = "has thresholds of classifiers, which only a Classify asks; name a policy without";
-            return Err(ServiceError::field(checker.path_of("decision_policy"), reason));
-        }
-        self.find_named(named, &checker, decisions, &judge)
+        self.find(&checker, decisions, &judge)
     }
 
     /// Finds the policies, and checks that the guard can answer what they ask for. `checker` is at the message with the fields.
@@ -124,17 +116,6 @@ impl DecisionFields {
         judge: &JudgingGuard<'_>,
     ) -> Result<DecidedBy, ServiceError> {
         let named = self.named(checker, decisions)?;
-        self.find_named(named, checker, decisions, judge)
-    }
-
-    /// [`DecisionFields::find`], where the policy that the request names has been found.
-    fn find_named(
-        self,
-        named: Option<Arc<DecisionPolicy>>,
-        checker: &Checker,
-        decisions: &DecisionSet,
-        judge: &JudgingGuard<'_>,
-    ) -> Result<DecidedBy, ServiceError> {
         let JudgingGuard {
             model,
             guard,

@@ -6,9 +6,10 @@ use rand::RngExt as _;
 
 use super::{
     checker::{Checker, ValidationContext},
+    classifier::{self, ClassifierWork},
     conversation,
     decision::{DecidedBy, DecisionFields},
-    growing::{AnswerGuardFields, CheckedOptions, GuardWork, answer_guard_fields},
+    growing::{AnswerGuardFields, CheckedOptions, GuardWork, answer_guard_fields, observers},
     policy::{self, CheckedPolicy, GuardAndPolicy},
     safety::{ClassifyWork, Judged, JudgedMessages},
 };
@@ -93,6 +94,8 @@ pub(crate) struct ScoreWork {
     /// Whether the verdicts have the probability of each category.
     pub(crate) category_probabilities: bool,
     pub(crate) decider: Decider,
+    /// Who else looks at each answer, for the decision.
+    pub(crate) classifiers: Vec<ClassifierWork>,
 }
 
 /// Checks a Generate; `path` is its path in the message that the caller sent. Waits while target and guard are being loaded.
@@ -177,6 +180,7 @@ async fn guard_of(
         cadence,
         rules,
         heartbeat,
+        classifiers: observers(context, &decider, &path).await?,
         decider,
     })
 }
@@ -296,6 +300,7 @@ pub(crate) async fn score(
         samples: samples.max(1),
         keep_text,
         category_probabilities,
+        classifiers: classifier::asked_by_policies_alone(context, &decider, &judge_path).await?,
         decider,
     })
 }

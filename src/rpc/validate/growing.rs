@@ -4,6 +4,7 @@ use std::{fmt::Display, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
     checker::{Checker, ValidationContext},
+    classifier::{self, AskedBy, ClassifierWork},
     conversation,
     decision::{DecidedBy, DecisionFields},
     policy::{self, CheckedPolicy, GuardAndPolicy},
@@ -44,6 +45,8 @@ pub(crate) struct GuardWork {
     pub(crate) heartbeat: Option<Duration>,
     /// Of the verdict on the complete text.
     pub(crate) decider: Decider,
+    /// Who else looks at the complete text, for the decision alone.
+    pub(crate) classifiers: Vec<ClassifierWork>,
 }
 
 /// A start whose fields are valid without knowing the guard.
@@ -267,8 +270,23 @@ pub(crate) async fn guard_start(
         cadence,
         rules,
         heartbeat,
+        classifiers: observers(context, &decider, START).await?,
         decider,
     })
+}
+
+/// The classifiers that look at a complete text for a decision. Their failures fail nothing: the text is released without them.
+pub(super) async fn observers(
+    context: &ValidationContext<'_>,
+    decider: &Decider,
+    path: &str,
+) -> Result<Vec<ClassifierWork>, ServiceError> {
+    let found = classifier::asked_by_policies_alone(context, decider, path).await?;
+    let observing = found.into_iter().map(|work| ClassifierWork {
+        asked_by: AskedBy::Observer,
+        ..work
+    });
+    Ok(observing.collect())
 }
 
 /// Who writes the text that follows these messages.
