@@ -144,19 +144,22 @@ impl KvBlocks {
     }
 
     /// Like [`KvBlocks::release_all`], but evicts the blocks that no other sequence holds, because their contents are not
-    /// trusted.
-    pub(crate) fn discard_all(&mut self, blocks: &mut Vec<u32>) {
-        let first = blocks.iter().copied().find(|&block| block != NULL_BLOCK);
-        let released: Vec<u32> = first
-            .map(|first| self.cache.ancestors(first))
-            .into_iter()
-            .flatten()
-            .collect();
-        for block in blocks.drain(..).rev().filter(|&block| block != NULL_BLOCK) {
-            self.release(block);
+    /// trusted. `cached` is what `owner`'s sequence has in the cache. It is looked up, because the sequence may have released
+    /// any of its blocks before.
+    pub(crate) fn discard_all(&mut self, owner: &CacheOwner, cached: Prefix<&[u32]>, blocks: &mut Vec<u32>) {
+        let mut path = Vec::new();
+        let mut parent = Parent::Root(cached.adapter);
+        for chunk in cached.tokens.chunks_exact(self.limits.block_size) {
+            let Some(block) = self.cache.child(parent, owner, chunk) else {
+                break;
+            };
+            path.push(block);
+            parent = Parent::Block(block);
+        }
+        self.release_all(blocks);
+        for block in path.into_iter().rev() {
             self.evict_idle(block);
         }
-        released.into_iter().for_each(|block| self.evict_idle(block));
     }
 
     /// Makes a cached block free if no sequence holds it and none is cached below it.

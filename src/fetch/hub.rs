@@ -90,7 +90,7 @@ pub(super) fn agent(patience: Patience, url: &str) -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
         .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-        .https_only(url.starts_with("https://"))
+        .https_only(is_of_tls(url))
         .timeout_resolve(Some(connect))
         .timeout_connect(Some(connect))
         .timeout_recv_response(Some(response))
@@ -98,6 +98,12 @@ pub(super) fn agent(patience: Patience, url: &str) -> ureq::Agent {
         .user_agent(concat!("babelward/", env!("CARGO_PKG_VERSION")))
         .build()
         .into()
+}
+
+/// Whether an address is one by HTTPS, in whatever case that is written.
+fn is_of_tls(url: &str) -> bool {
+    url.split_once("://")
+        .is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
 }
 
 /// A request for `url` that says who makes it.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     error::{FetchError, SourceError},
-    listing::{Gate, Sibling},
+    listing::{Gate, Sibling, is_inside},
     model_files::{Choice, INDEX, ModelForm, choose, weights},
     model_name::{ModelName, Revision},
     progress::{Progress, Reporter},
@@ -179,7 +179,9 @@ fn likely_weights(siblings: &[Sibling], form: ModelForm) -> Result<Vec<Sibling>,
     if !siblings.iter().any(|sibling| sibling.rfilename == INDEX) {
         return weights(siblings, form, None);
     }
-    let is_shard = |name: &str| name.starts_with("model-") && name.ends_with(".safetensors");
+    let is_beside = |name: &str| is_inside(name) && !name.contains('/');
+    let is_shard =
+        |name: &str| is_beside(name) && name.starts_with("model-") && name.ends_with(".safetensors");
     let shards = siblings.iter().filter(|sibling| is_shard(&sibling.rfilename));
     Ok(shards.cloned().collect())
 }

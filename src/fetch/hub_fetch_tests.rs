@@ -525,8 +525,13 @@ fn a_folder_of_the_users_is_filled_and_compared_and_never_overwritten() {
         fetched.map_err(|error| error.to_string())
     };
     let path = home.path().join("models/m/m-Q4_0.gguf");
+    // This is no download of ours.
+    let mine = home.path().join("models/m/m-Q4_0.gguf.part");
+    fs::create_dir_all(home.path().join("models/m")).unwrap();
+    fs::write(&mine, "mine").unwrap();
     assert_eq!(run().unwrap().path, path);
     assert_eq!(fs::read(&path).unwrap(), WEIGHTS);
+    assert_eq!(fs::read(&mine).unwrap(), b"mine");
     assert_eq!(hub.paths().len(), 2);
     run().unwrap();
     assert_eq!(hub.paths(), [LISTING]);

@@ -392,9 +392,11 @@ impl Commit<'_> {
         })
     }
 
-    /// The file for the bytes of a download that have come.
+    /// The file for the bytes of a download that have come. It is beside the commit's listing also where the file is for a folder of
+    /// the user's: neither the bytes of another commit nor a file of theirs is gone on with.
     fn part(&self, sibling: &Sibling) -> PathBuf {
-        self.folder.join(format!("{}.part", sibling.rfilename))
+        let folder = self.fetch.home.join(&self.listing.sha);
+        folder.join(format!("{}.part", sibling.rfilename))
     }
 
     /// Fetches one file, and compares it with the digest that the hub states if it states one.
@@ -418,14 +420,17 @@ impl Commit<'_> {
             .size
             .ok_or_else(|| self.fetch.error(&url, "the hub does not state its size"))?;
         let stated = self.stated(sibling)?;
-        let parent = target.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
+        let part = self.part(sibling);
+        for path in [&target, &part] {
+            let parent = path.parent().unwrap_or(&self.folder);
+            fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
+        }
         let page = self.fetch.page();
         let download = Download {
             authorisation: hub.authorisation(&url),
             url,
             bytes,
-            part: self.part(sibling),
+            part,
             page: Some(&page),
             reporter,
         };
@@ -433,6 +438,10 @@ impl Commit<'_> {
         reporter.finish();
         if let Some(stated) = stated {
             compare(&download.part, stated.of(&download.part), stated.text())?;
+        }
+        // Somebody may have put one there meanwhile.
+        if self.fetch.to.is_some() && target.exists() {
+            return Err(SourceError::Occupied { path: target });
         }
         fs::rename(&download.part, &target).map_err(|source| io_error(&target, source))?;
         reporter.note(&format!("kept as {}", target.display()));

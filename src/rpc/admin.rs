@@ -114,7 +114,7 @@ impl AdminApi {
 /// The precision that a request names; `None` when it names none.
 fn precision(value: i32) -> Result<Option<Precision>, ServiceError> {
     proto::Precision::try_from(value).map(Into::into).map_err(|_| {
-        let known = "is not a known value: there are PRECISION_INT8, PRECISION_BF16 and PRECISION_F32";
+        let known = "is not a known value: there are PRECISION_MIXED, PRECISION_INT8, PRECISION_BF16 and PRECISION_F32";
         ServiceError::field("precision", known)
     })
 }

@@ -5,13 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt as _,
-    future::{self, BoxFuture},
-};
+use futures::{FutureExt as _, future::BoxFuture};
 
 use super::{
-    classifier::classify_all,
+    classifier::{Classifications, classify_all},
     decision::{Decided, DecidedAbout},
     error::ServiceError,
     guard_end::{End, Reason, reason_name, reason_of},
@@ -183,9 +180,12 @@ impl Guarding {
             LookStage::Interim => Vec::new(),
             LookStage::Final => self.work.classifiers.clone(),
         };
-        let classified_text = ClassifiedText {
-            text: text.clone(),
-            field: work.fields.conversation.clone(),
+        let classified_text = match classifiers.is_empty() {
+            true => ClassifiedText::default(),
+            false => ClassifiedText {
+                text: text.clone(),
+                field: work.fields.conversation.clone(),
+            },
         };
         work.messages
             .push(Arc::new(SentMessage::plain(self.work.role, text)));
@@ -196,13 +196,17 @@ impl Guarding {
                 keeper: None,
                 ..context.clone()
             };
-            let verdict = retry_when_full(&context, || judge(&context, work.clone()));
-            let classified = classify_all(&observing, classifiers, &classified_text);
-            let (verdict, classified) = future::join(verdict, classified).await;
+            let verdict = retry_when_full(&context, || judge(&context, work.clone())).await;
+            // One after the other: what classifiers take of the tenant's quota is nothing that the verdict could lack. Without a
+            // verdict there is no decision.
+            let classified = match verdict.is_ok() {
+                true => classify_all(&observing, classifiers, &classified_text).await,
+                false => Ok(Classifications::default()),
+            };
             JudgedText {
                 verdict,
                 // Without an answer the decision says so; see the observers of a growing text.
-                classified: classified.map_or_else(|_| Vec::new(), |found| found.classified),
+                classified: classified.unwrap_or_default().classified,
             }
         };
         self.look = Some(Look {

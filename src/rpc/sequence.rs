@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) quotas: Quotas,
     /// What is done about verdicts.
     pub(crate) decisions: DecisionSet,
-    /// What shadow policies went without.
+    /// What decision policies went without.
     pub(crate) shadow_log: ShadowLog,
     /// Verdicts since the server started.
     pub(crate) verdicts: VerdictCounts,

@@ -1,4 +1,5 @@
-//! What shadow policies go without is logged once for each classifier and reason, and not for each verdict.
+//! What decision policies go without is logged once for each classifier and reason, and not for each verdict: shadow policies, and
+//! those about growing texts.
 
 use std::{
     collections::HashSet,
@@ -7,7 +8,7 @@ use std::{
 
 use super::error::ServiceError;
 
-/// What has been logged. There are as many entries at most as shadow policies have classifiers, times the reasons of errors.
+/// What has been logged. There are as many entries at most as decision policies have classifiers, times the reasons of errors.
 #[derive(Debug, Default)]
 pub(crate) struct ShadowLog(Mutex<HashSet<(String, &'static str)>>);
 
@@ -22,15 +23,15 @@ impl ShadowLog {
         }
     }
 
-    /// Logs why a classifier has no answer for a shadow policy.
+    /// Logs why a classifier has no answer for a policy that decides without it.
     pub(crate) fn failed(&self, model: &str, error: &ServiceError) {
         let reason = error.reason().name();
         if self.is_new(model, reason) {
             tracing::warn!(
                 model,
                 reason,
-                "a classifier that shadow policies have thresholds of has no answer, so they decide without it; further ones are \
-                 not logged"
+                "a classifier that decision policies have thresholds of has no answer, so shadow policies and those about growing \
+                 texts decide without it; further ones are not logged"
             );
         }
     }

@@ -187,7 +187,7 @@ fn the_doctor_tests_the_devices_that_are_named() {
             .map(|check| check["status"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    assert_eq!(named("self-test of cpu"), ["ok"; 5]);
+    assert_eq!(named("self-test of cpu"), ["ok"; 6]);
     assert_eq!(named("device cpu"), ["ok"]);
     assert_eq!(named("NVIDIA cards").len(), 1);
 

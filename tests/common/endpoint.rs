@@ -349,6 +349,8 @@ fn pieces(
                     let _ = gate.wait_for(|is_open| *is_open).await;
                 }
                 Some(Piece::Break) => {
+                    // The connection sends what was written before, while this waits.
+                    tokio::task::yield_now().await;
                     if let Some(under_way) = under_way.take() {
                         under_way.complete();
                     }

@@ -194,7 +194,12 @@ impl Scripted {
                 .collect()
         };
         let header = self.tokenizer.special_id("<|im_start|>").unwrap();
-        let (prompt, written) = match history.iter().rposition(|token| *token == header) {
+        // WildGuard's prompt has no turns. Its last token, which has no bytes, stands before its last line.
+        let last_of_prompt = self.tokenizer.special_id("[/INST]");
+        let turn = history
+            .iter()
+            .rposition(|token| *token == header || Some(*token) == last_of_prompt);
+        let (prompt, written) = match turn {
             Some(turn) => (bytes(&history[..turn]), bytes(&history[turn..])),
             // Raw text: what is said comes after the marker.
             None => {
@@ -212,7 +217,7 @@ impl Scripted {
             .strip_prefix(b"assistant")
             .unwrap_or(&written)
             .trim_ascii_start();
-        // WildGuard's prompt ends with this behind its `[/INST]`.
+        let written = written.strip_prefix(b"[/INST]\n").unwrap_or(written);
         let written = written.strip_prefix(b"<|assistant|>\n").unwrap_or(written);
         let form = AnswerForm::of(&prompt);
         let judged = form.and_then(|form| prompt.rsplit_once(form.before_conversation()));

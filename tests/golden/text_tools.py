@@ -85,7 +85,8 @@ def digest(text, conversation):
     for message in conversation:
         for called in message.get("tool_calls", []):
             expected += [called["function"]["name"], *words(called["function"]["arguments"])]
-    shown = lambda word: word in text or json.dumps(word, ensure_ascii=False)[1:-1] in text
+    spellings = lambda word: [word, json.dumps(word, ensure_ascii=False)[1:-1], json.dumps(word)[1:-1]]
+    shown = lambda word: any(spelling in text for spelling in spellings(word))
     if not all(map(shown, expected)):
         return "drops"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

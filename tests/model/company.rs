@@ -306,13 +306,15 @@ fn block_bytes(model: &Model) -> usize {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Tokens of prompts and generated tokens have bits of their own, and none of them depends on which it stands beside.
+    /// Tokens of prompts and generated tokens have bits of their own, and none of them depends on which it stands beside, with
+    /// an adapter or without.
     #[test]
     fn random_mixes_on_a_quantised_model_in_mixed(
-        mix in mixes(256, 0), format in prop::sample::select(vec!["q8_0", "q4_1"]),
+        mix in mixes(256, 1), format in prop::sample::select(vec!["q8_0", "q4_1"]),
     ) {
         let model = Model {
             precision: Precision::Mixed,
+            adapters: vec!["dummy:4".into()],
             ..Model::plain(format!("dummy:tiny:{format}"))
         };
         check_mix(&model, block_bytes(&model), &mix)?;

@@ -146,6 +146,13 @@ fn a_batch_has_its_parts_of_both_kinds_in_any_order() {
         alone.extend(step(&mut *model, &[part]));
     }
     step(&mut *model, &prompts);
+    // What is not read has other keys and values in its places now, so that it has to be stored again.
+    let as_generated = Part::generated(3, 0, 9).unread();
+    let as_prompt = Part {
+        kind: TokenKind::Prompt,
+        ..Part::generated(4, 21, 2)
+    };
+    step(&mut *model, &[as_generated, as_prompt.unread()]);
     let together = step(&mut *model, &parts);
     assert_eq!(together.len(), 4);
     assert_eq!(together, alone);

@@ -123,7 +123,12 @@ async fn a_precision_that_there_is_not_is_refused_by_name() {
     assert_eq!(violated(&status), ["precision"]);
     let details = status.get_error_details();
     let told = &details.bad_request().unwrap().field_violations[0].description;
-    for known in ["PRECISION_INT8", "PRECISION_BF16", "PRECISION_F32"] {
+    for known in [
+        "PRECISION_MIXED",
+        "PRECISION_INT8",
+        "PRECISION_BF16",
+        "PRECISION_F32",
+    ] {
         assert!(told.contains(known), "{told}");
     }
     assert_eq!(fleet.model("m").await.state(), State::Unloaded);

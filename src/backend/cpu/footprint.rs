@@ -45,7 +45,8 @@ fn scratch_bytes(config: &ModelConfig, precision: Precision, batch: BatchLimits)
     let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
     // Values of a row: the residual stream, its norm, and a projection that is added to it; queries, keys, values and the
     // output of attention; gate, up and their product. The widest is there once more as products read it: as eight-bit integers,
-    // or as bf16, for which processors without tiles have vectors of f32. In mixed steps differ in which rows there are most of.
+    // or as bf16, for which processors without tiles have vectors of f32. In `mixed` a step may have nothing but rows of
+    // prompts and the next nothing but rows of generated tokens, and the buffers of both kinds stay.
     let row = 3 * sizes.hidden + 2 * queries + 2 * keys + 3 * sizes.ffn;
     let widest = sizes.ffn.max(sizes.hidden).max(queries);
     let rounded = match precision {

@@ -1,4 +1,5 @@
-//! A made-up model computes a prompt alone, beside another prompt and in two chunks, and the results are compared.
+//! A made-up model computes a prompt alone, beside another prompt and in two chunks, and an answer alone and beside a prompt, and
+//! the results are compared.
 
 use std::path::Path;
 
@@ -103,17 +104,19 @@ fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, Find
     let beside = last_row(model, &[Part::whole(1), Part::whole(0)])?;
     last_row(model, &[Part::first_chunk(0)])?;
     let chunked = last_row(model, &[Part::second_chunk(0)])?;
-    let differs = |other: &[f32]| {
-        let pairs = alone.iter().zip(other);
-        pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
-    };
-    let difference = differs(&beside).max(differs(&chunked));
+    let answer = last_row(model, &[Part::answer(0)])?;
+    let answer_beside = last_row(model, &[Part::whole(1), Part::answer(0)])?;
+    let pairs = [(&alone, &beside), (&alone, &chunked), (&answer, &answer_beside)];
+    let values = pairs.into_iter().flat_map(|(one, other)| one.iter().zip(other));
+    let difference = values.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
     if difference == 0.0 {
-        let found = "a prompt has the same logits alone, beside another and in two chunks";
+        let found = "a prompt has the same logits alone, beside another and in two chunks, and so has an answer alone and \
+                     beside a prompt";
         return Ok((found.to_owned(), FindingStatus::Ok));
     }
     let found = format!(
-        "the logits of a prompt alone, beside another and in two chunks differ by up to {difference:e}"
+        "the logits of a prompt alone, beside another and in two chunks, or of an answer alone and beside a prompt, differ \
+         by up to {difference:e}"
     );
     let status = match loaded.determinism {
         Determinism::BatchInvariant => unusable(),
@@ -122,10 +125,11 @@ fn compared(backend: &dyn Backend, precision: Precision) -> Result<(String, Find
     Ok((found, status))
 }
 
-/// Tokens of a prompt that are computed in one step.
+/// Tokens of a prompt, or of an answer to its beginning, that are computed in one step.
 struct Part {
     /// Which prompt; each has blocks of its own.
     prompt: usize,
+    kind: TokenKind,
     first: usize,
     end: usize,
 }
@@ -134,6 +138,7 @@ impl Part {
     fn whole(prompt: usize) -> Self {
         Self {
             prompt,
+            kind: TokenKind::Prompt,
             first: 0,
             end: PROMPT_TOKENS,
         }
@@ -150,6 +155,14 @@ impl Part {
         Self {
             first: CHUNK_TOKENS,
             ..Self::whole(prompt)
+        }
+    }
+
+    /// The tokens of the second chunk, as if the model had written them.
+    fn answer(prompt: usize) -> Self {
+        Self {
+            kind: TokenKind::Generated,
+            ..Self::second_chunk(prompt)
         }
     }
 }
@@ -169,7 +182,7 @@ fn last_row(model: &mut dyn LanguageModel, parts: &[Part]) -> Result<Vec<f32>, S
         batch.sequences.push(BatchSequence {
             new_tokens: part.end - part.first,
             context: part.first,
-            kind: TokenKind::Prompt,
+            kind: part.kind,
             block_table: (first_block..first_block + blocks).map(block).collect(),
             adapter: None,
             readout: Readout::Logits,

@@ -76,10 +76,13 @@ impl Scheduler {
             tenant: self.shares.account(&sequence.tenant),
         };
         let (class, owner) = (sequence.priority, sequence.owner.clone());
-        let longest = self.kv.limits().longest_chunk();
+        let (longest, generated) = (self.kv.limits().longest_chunk(), self.kv.generated());
         let running = self.running.iter().filter(|other| other.remaining() > 1);
         // Only the next chunk counts: later chunks may be computed in the same steps as the sequences behind it.
-        let next_chunk = move |other: &Sequence| costs.part(other.shape(other.remaining().min(longest)));
+        let next_chunk = move |other: &Sequence| {
+            let tokens = other.remaining_in_step(generated).min(longest);
+            costs.part(other.shape(tokens))
+        };
         let running = running.map(move |other| (other, next_chunk(other)));
         let waiting = self.waiting.queue(&key);
         let waiting =

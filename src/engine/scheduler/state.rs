@@ -173,10 +173,12 @@ impl Scheduler {
     /// Ends a sequence that is in none of the scheduler's lists any more: releases its blocks, then sends its last
     /// event.
     pub(crate) fn retire(&mut self, mut sequence: Sequence, ending: Ending, now: Instant) {
+        let mut blocks = std::mem::take(&mut sequence.blocks);
         if ending == Ending::Failed(SequenceError::NumericFault) {
-            self.kv.discard_all(&mut sequence.blocks);
+            let cached = sequence.prefix(sequence.cached_blocks * self.kv.block_size());
+            self.kv.discard_all(&sequence.owner, cached, &mut blocks);
         } else {
-            self.kv.release_all(&mut sequence.blocks);
+            self.kv.release_all(&mut blocks);
         }
         self.shares.close_sequence(sequence.priority, &sequence.tenant);
         if sequence.priority == Priority::Urgent && matches!(ending, Ending::Finished(_)) {

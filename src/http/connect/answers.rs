@@ -37,6 +37,10 @@ use crate::{
 /// Most bytes of answers that wait for a client whose request has arrived. One more answer may wait.
 const AHEAD: usize = 64 << 10;
 
+/// Bytes of memory that an envelope which waits takes beside its own, at the most: small ones would otherwise take far more than is
+/// counted.
+const BESIDE: usize = 128;
+
 /// The answers of a call.
 pub(super) struct Answers {
     pub(super) call: Arc<Call>,
@@ -145,7 +149,7 @@ impl Sender {
     async fn send(&self, bytes: Bytes, place: Place) {
         self.wait_for(|waiting| waiting < self.most()).await;
         let mut held = self.caller.memory();
-        if !held.grow(bytes.len()) {
+        if !held.grow(bytes.len().saturating_add(BESIDE)) {
             // Without memory of its own one envelope may wait.
             self.wait_for(|waiting| waiting == 0).await;
         }

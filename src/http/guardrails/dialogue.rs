@@ -74,13 +74,30 @@ impl Dialogue {
             && judged.any(|role| matches!(role, Role::User | Role::Tool))
     }
 
-    /// The same without the answer that it ends with.
+    /// The same up to the last message that goes to a model. SYSTEM messages behind the answer are left out with it, because they are
+    /// not judged, and the answer would be the last message that is.
     pub(super) fn without_answer(mut self) -> Self {
-        while self.ends_with_an_answer() {
-            self.messages.pop();
-            self.places.pop();
-        }
+        let asks = |message: &proto::Message| matches!(message.role(), Role::User | Role::Tool);
+        let asked = self.messages.iter().rposition(asks).map_or(0, |last| last + 1);
+        self.messages.truncate(asked);
+        self.places.truncate(asked);
         self
+    }
+
+    /// The text that is judged at the end. Of a message in parts, those that are text, a line for each.
+    pub(super) fn judged_text(&self) -> String {
+        let is_judged = |message: &&proto::Message| message.role() != Role::System;
+        let Some(last) = self.messages.iter().rfind(is_judged) else {
+            return String::new();
+        };
+        if last.parts.is_empty() {
+            return last.content.clone();
+        }
+        let texts = last.parts.iter().filter_map(|part| match &part.part {
+            Some(content_part::Part::Text(text)) => Some(text.as_str()),
+            Some(content_part::Part::Other(_)) | None => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
     }
 
     /// What is judged of it where it goes to a model. It may end with the beginning of the answer, which the caller has written:

@@ -57,7 +57,7 @@ struct CheckAnswer {
     status: Status,
     /// The text that was checked; if it is blocked, why.
     content: String,
-    /// The guard that blocks.
+    /// The guard that blocks, or that was to judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     rail: Option<String>,
 }
@@ -96,8 +96,7 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
     let wrong = |error| asker.refusal(&error);
     let named = nemo::only_id(guardrails.config_id, guardrails.config_ids).map_err(wrong)?;
     let Judged { dialogue, judge } = judged(messages, guardrails.rail_types.as_deref()).map_err(wrong)?;
-    let last = dialogue.conversation().messages.pop();
-    let text = last.map_or_else(String::new, |message| message.content);
+    let text = dialogue.judged_text();
     let guard = AskedGuard::of(named, CONFIG_ID, settings);
     let rail = guard.id().map(str::to_owned);
     let questions = Questions {
@@ -106,7 +105,7 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
     };
     let answers = ask(&asker, questions).await?;
     let notes = answers.notes.clone();
-    let blocked = |why| CheckAnswer {
+    let blocked = |why, rail| CheckAnswer {
         status: Status::Blocked,
         content: why,
         rail,
@@ -117,9 +116,9 @@ async fn answer(settings: &DoorSettings, received: Result<Received, Refusal>) ->
             content: text,
             rail: None,
         },
-        Told::Blocked(by) => blocked(by.reason()),
+        Told::Blocked(by) => blocked(by.reason(), Some(by.guard().to_owned())),
         Told::NoVerdict(NoVerdict::Failed(refusal)) => return Ok(reply::detail(&refusal)),
-        Told::NoVerdict(no_verdict) => blocked(no_verdict.message()),
+        Told::NoVerdict(no_verdict) => blocked(no_verdict.message(), rail),
     };
     Ok(reply::told(&notes, &told))
 }
@@ -202,6 +201,23 @@ mod tests {
             Ok((Role::Assistant, JudgeScope::LastMessage))
         );
         assert!(judged_of(json!([])).is_err(), "nothing would be checked");
+    }
+
+    #[test]
+    fn input_rails_judge_what_is_asked_also_where_instructions_follow_the_answer() {
+        let messages: Vec<CallerMessage> = serde_json::from_value(json!([
+            {"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": "there!"}]},
+            {"role": "assistant", "content": "Hi!"},
+            {"role": "system", "content": "Be brief."},
+        ]))
+        .unwrap();
+        let asked = judged(messages.clone(), Some(&[RailType::Input])).unwrap();
+        let left = asked.dialogue.conversation().messages;
+        let roles: Vec<Role> = left.iter().map(crate::proto::Message::role).collect();
+        assert_eq!(roles, [Role::User]);
+        assert_eq!(asked.dialogue.judged_text(), "Hello\nthere!");
+        let all = judged(messages, None).unwrap();
+        assert_eq!(all.dialogue.judged_text(), "Hi!");
     }
 
     #[test]

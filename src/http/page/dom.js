@@ -4,14 +4,14 @@
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === false) {
+    if (value === undefined) {
       continue;
     }
     if (typeof value === "function") {
       element.addEventListener(name, value);
     } else if (name in element && !name.includes("-")) {
       element[name] = value;
-    } else {
+    } else if (value !== false) {
       element.setAttribute(name, value === true ? "" : value);
     }
   }

@@ -68,6 +68,7 @@ impl GatedFeedForward<'_> {
     ) {
         let (cols, outputs, width) = (self.gate_up.cols(), self.down.rows(), self.down.cols());
         let m = x.values.len() / cols.max(1);
+        assert!(x.values.len() == m * cols && out.len() == m * outputs);
         #[cfg(target_arch = "x86_64")]
         let joined = {
             let rows = self.rows_in_bf16(x, m);
