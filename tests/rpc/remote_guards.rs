@@ -1,8 +1,6 @@
 //! Guards that are endpoints: what they are sent, how their verdicts are read, and that nothing which an endpoint can do makes a
 //! verdict that it has not given.
 
-use std::time::Duration;
-
 use babelward::{
     guard::{DecisionPolicy, DecisionSet, GuardKind},
     proto::{
@@ -14,7 +12,7 @@ use babelward::{
     rpc::ServerOptions,
 };
 use serde_json::{Value, json};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::{
     common,
