@@ -106,10 +106,11 @@ impl Reader<'_> {
             None => Err(UrlError::Form),
         };
         let url = parsed.map_err(|error| {
-            // An address with a password in it is not repeated.
-            let shown = match error {
-                UrlError::Credentials => "it".to_owned(),
-                UrlError::Form | UrlError::Query => format!("`{}`", address.raw.shown()),
+            // An address that may have a password or a key in it is not repeated.
+            let text = address.raw.shown();
+            let shown = match text.contains(['@', '?', '#']) {
+                true => "it".to_owned(),
+                false => format!("`{text}`"),
             };
             let reason = format!("{shown} {error}");
             self.model_problem(id, "endpoint", address, &reason, error.fix());

@@ -3,7 +3,8 @@
 //!
 //! It is read as a guard's own probes and tokens are (`judge.rs`), with two differences. Labels that are not among the listed tokens
 //! have a probability that is not known, and how large it can be is told. And where the guard's tokenizer is not known, a label's
-//! first token is the longest listed one with which its word begins.
+//! first token is the most likely listed one with which its word begins: a vocabulary has many beginnings of a word, and the model
+//! writes one of them.
 
 use super::{
     judge::Guard,
@@ -128,7 +129,9 @@ impl Guard {
         for piece in pieces {
             text.push_str(piece);
             let written = text.get(form.begun.len()..).unwrap_or_default();
-            if may_end && is_safe_word(written) || self.kind().is_settled(judged, &text) {
+            // A word of several tokens may go on: `safe` is also the beginning of `safety`.
+            let is_one_token = written.trim() == piece.trim();
+            if may_end && is_one_token && is_safe_word(written) || self.kind().is_settled(judged, &text) {
                 break;
             }
         }
@@ -231,7 +234,9 @@ impl Found {
             return Err(ListedProblem::NoDistribution);
         }
         let texts: Vec<_> = position.likely.iter().map(|one| spaced(&one.bytes)).collect();
-        let shows_spaces = texts.iter().any(|text| text.starts_with(' '));
+        // Tokens of white space alone say nothing of how the spaces before words are shown.
+        let is_spaced_word = |text: &String| text.starts_with(' ') && !text.trim().is_empty();
+        let shows_spaces = texts.iter().any(is_spaced_word);
         let mut taken: Vec<usize> = Vec::new();
         let mut labelled = Vec::new();
         let mut missing = 0;
@@ -252,7 +257,7 @@ impl Found {
                             None => same_text(listed),
                         })
                 }
-                None => longest_beginning(&texts, word, form.words, shows_spaces),
+                None => likeliest_beginning(&position.likely, &texts, word, form.words, shows_spaces),
             };
             match found {
                 Some(found) if taken.contains(&found) => {}
@@ -293,8 +298,9 @@ fn spaced(bytes: &[u8]) -> String {
     }
 }
 
-/// The longest listed text with which a word begins, and no word of another label.
-fn longest_beginning(
+/// The most likely listed token with which a word begins, and no word of another label. `texts` are those of the listed tokens.
+fn likeliest_beginning(
+    likely: &[Listed],
     texts: &[String],
     word: &LabelWord,
     words: &[LabelWord],
@@ -309,8 +315,12 @@ fn longest_beginning(
         others.any(|other| begins(other, text))
     };
     let fits = |text: &str| !text.trim().is_empty() && begins(word, text) && !is_of_another(text);
-    let fitting = texts.iter().enumerate().filter(|(_, text)| fits(text));
-    fitting.max_by_key(|(_, text)| text.len()).map(|(index, _)| index)
+    let fitting = likely.iter().zip(texts).enumerate();
+    let fitting = fitting.filter(|(_, (_, text))| fits(text.as_str()));
+    let fitting = fitting.map(|(index, (one, _))| (index, one.logprob));
+    fitting
+        .max_by(|(_, one), (_, other)| one.total_cmp(other))
+        .map(|(index, _)| index)
 }
 
 #[cfg(test)]

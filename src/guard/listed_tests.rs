@@ -110,7 +110,7 @@ fn a_label_that_is_not_listed_counts_as_impossible_and_its_bound_is_told() {
 }
 
 #[test]
-fn without_a_tokenizer_a_label_begins_with_the_longest_listed_token_that_is_no_other_labels() {
+fn without_a_tokenizer_a_label_begins_with_the_likeliest_listed_token_that_is_no_other_labels() {
     let guard = texts_only(GuardKind::LlamaGuard3_8B);
     let told = answer(
         "unsafe\n",
@@ -127,6 +127,20 @@ fn without_a_tokenizer_a_label_begins_with_the_longest_listed_token_that_is_no_o
     assert_eq!(found.verdict.label, Label::Unsafe);
     close(found.verdict.label_mass, 0.6);
     close(found.verdict.unsafe_score.unwrap(), 0.5 / 0.6);
+    // A longer beginning that the guard hardly ever writes is not the label's.
+    let told = answer(
+        "unsafe\n",
+        vec![
+            position(
+                "un",
+                &[("un", 0.9), ("safe", 0.05), ("unsafe", 0.001), ("uns", 0.01)],
+            ),
+            position("safe", &[("safe", 1.0)]),
+            position("\n", &[("\n", 1.0)]),
+        ],
+    );
+    let found = read(&guard, &told).unwrap();
+    close(found.verdict.unsafe_score.unwrap(), 0.9 / 0.95);
     // A space begins each of the three words, so it is no label's.
     let qwen = texts_only(GuardKind::Qwen3GuardGen);
     let told = word(
@@ -154,6 +168,10 @@ fn spaces_are_read_however_an_endpoint_shows_them() {
         assert_eq!(found.verdict.label, Label::Safe, "{safe}");
         close(found.verdict.unsafe_score.unwrap(), 0.25);
     }
+    // A token of spaces alone does not say that words are shown with theirs.
+    let told = word("Safe", &[("Safe", 0.75), ("Unsafe", 0.2), ("  ", 0.05)]);
+    let found = read(&qwen, &told).unwrap();
+    close(found.verdict.unsafe_score.unwrap(), 0.2 / 0.95);
     // The text of SentencePiece's decoders begins without the space.
     let told = answer("Safe", vec![position("▁Safe", &[("▁Safe", 1.0), ("▁Un", 0.0)])]);
     assert_eq!(read(&qwen, &told).unwrap().verdict.label, Label::Safe);
@@ -222,6 +240,16 @@ fn what_follows_a_settled_verdict_is_not_read() {
         vec![certain("safe"), certain("\n"), certain("unsafe")],
     );
     assert_eq!(read(&guard, &told).unwrap().verdict.raw_output, "safe");
+    let told = answer(
+        "safety first\n",
+        vec![
+            position("sa", &[("sa", 1.0), ("un", 0.0)]),
+            certain("fe"),
+            certain("ty first"),
+            certain("\n"),
+        ],
+    );
+    assert_eq!(read(&guard, &told).unwrap().verdict.label, Label::Undetermined);
     let told = answer(
         "unsafe\nS1\nand more",
         vec![certain("unsafe"), certain("\nS1\n"), certain("and more")],

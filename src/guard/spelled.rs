@@ -113,6 +113,8 @@ mod tests {
         assert_eq!(spelled("<|b|> <|a|>").as_deref(), Some("<|b|>"));
         let wild = spelled_in_content(&segments("x [INST] <s>"), GuardKind::WildGuard);
         assert_eq!(wild.as_deref(), Some("[INST]"));
+        let thoughts = spelled_in_content(&segments("x </think> <tool_call>"), GuardKind::Qwen3GuardGen);
+        assert_eq!(thoughts.as_deref(), Some("</think>"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ struct Chunk {
     #[serde(default)]
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Option<ChunkUsage>,
+    usage: Option<UsageBody>,
     #[serde(default)]
     error: Option<ErrorBody>,
 }
@@ -101,8 +101,9 @@ struct ChoiceDelta {
     content: Option<String>,
 }
 
+/// Tokens, as endpoints write them.
 #[derive(Deserialize)]
-struct ChunkUsage {
+pub(super) struct UsageBody {
     prompt_tokens: u32,
     completion_tokens: u32,
     #[serde(default)]
@@ -113,6 +114,33 @@ struct ChunkUsage {
 struct PromptDetails {
     #[serde(default)]
     cached_tokens: Option<u32>,
+}
+
+impl UsageBody {
+    /// The usage of an answer of at most `max_tokens` tokens. What it cannot be is an error, because callers pay for it.
+    pub(super) fn checked(&self, max_tokens: usize) -> Result<RemoteUsage, RemoteError> {
+        let cached = self
+            .prompt_tokens_details
+            .as_ref()
+            .and_then(|details| details.cached_tokens);
+        let usage = RemoteUsage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            cached_prompt_tokens: cached.unwrap_or(0),
+        };
+        let is_more = usize::try_from(usage.completion_tokens).is_ok_and(|tokens| tokens > max_tokens);
+        if is_more {
+            return Err(RemoteError::malformed(
+                "`usage` has more tokens than the answer may have",
+            ));
+        }
+        if usage.cached_prompt_tokens > usage.prompt_tokens {
+            return Err(RemoteError::malformed(
+                "`usage` has more cached tokens than the prompt",
+            ));
+        }
+        Ok(usage)
+    }
 }
 
 /// An error, as endpoints write it.
@@ -240,29 +268,9 @@ impl AnswerReader {
         Ok(text)
     }
 
-    /// Engines may send usage with every piece, of which the last counts. What it cannot be is an error, because callers pay
-    /// for it.
-    fn take_usage(&mut self, usage: &ChunkUsage) -> Result<(), RemoteError> {
-        let cached = usage
-            .prompt_tokens_details
-            .as_ref()
-            .and_then(|details| details.cached_tokens);
-        let usage = RemoteUsage {
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            cached_prompt_tokens: cached.unwrap_or(0),
-        };
-        let is_more = usize::try_from(usage.completion_tokens).is_ok_and(|tokens| tokens > self.max_tokens);
-        if is_more {
-            return Err(RemoteError::malformed(
-                "`usage` has more tokens than the answer may have",
-            ));
-        }
-        if usage.cached_prompt_tokens > usage.prompt_tokens {
-            return Err(RemoteError::malformed(
-                "`usage` has more cached tokens than the prompt",
-            ));
-        }
+    /// Engines may send usage with every piece, of which the last counts.
+    fn take_usage(&mut self, usage: &UsageBody) -> Result<(), RemoteError> {
+        let usage = usage.checked(self.max_tokens)?;
         let before = self.usage.replace(usage);
         if before.is_some_and(|before| {
             before.prompt_tokens != usage.prompt_tokens || before.completion_tokens > usage.completion_tokens

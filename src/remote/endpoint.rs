@@ -160,7 +160,7 @@ impl RemoteEndpoint {
             queue: entered.saturating_duration_since(began),
             prefill: now().saturating_duration_since(entered),
         };
-        logprobs::read(&body, times)
+        logprobs::read(&body, request.max_tokens, times)
     }
 
     fn allowed(&self, deadline: Option<Instant>) -> Allowed {
@@ -187,8 +187,9 @@ impl RemoteEndpoint {
         }
     }
 
-    /// Makes attempts until one succeeds, one fails in a way that another would too, or there is no time for another. The place
-    /// among the open requests is kept meanwhile, so that an endpoint which is busy gets no more requests.
+    /// Makes attempts until one succeeds, one fails in a way that another would too, or there is no time for another: the endpoint
+    /// may ask for no longer pause than it may be silent. The place among the open requests is kept meanwhile, so that an endpoint
+    /// which is busy gets no more requests.
     async fn retried<T, F>(&self, allowed: Allowed, mut attempt: impl FnMut() -> F) -> Result<T, RemoteError>
     where
         F: Future<Output = Result<T, RemoteError>>,
@@ -206,7 +207,7 @@ impl RemoteEndpoint {
                 } => pause.max(*wait),
                 _ => pause,
             };
-            let has_time = allowed.left().is_none_or(|left| wait < left);
+            let has_time = wait <= allowed.stall && allowed.left().is_none_or(|left| wait < left);
             if number >= ATTEMPTS || !error.is_retryable() || !has_time {
                 return Err(error);
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{
-    answer::{RemoteUsage, ReportedEngine},
+    answer::{RemoteUsage, ReportedEngine, UsageBody},
     answer_stream::RemoteTimes,
     error::RemoteError,
     json::{self, name},
@@ -59,13 +59,7 @@ struct Answer {
     system_fingerprint: Option<String>,
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Option<Usage>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: u32,
-    completion_tokens: u32,
+    usage: Option<UsageBody>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +70,8 @@ struct Choice {
     message: Option<Message>,
     #[serde(default)]
     logprobs: Option<Logprobs>,
+    #[serde(default)]
+    finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -126,13 +122,22 @@ impl From<Candidate> for TokenCandidate {
     }
 }
 
-/// Reads an answer that was asked for with log-probabilities. `times` are those of its request.
-pub(super) fn read(body: &[u8], times: RemoteTimes) -> Result<LogprobsAnswer, RemoteError> {
+/// Reads an answer of at most `max_tokens` tokens that was asked for with log-probabilities. `times` are those of its request.
+pub(super) fn read(
+    body: &[u8],
+    max_tokens: usize,
+    times: RemoteTimes,
+) -> Result<LogprobsAnswer, RemoteError> {
     let answer: Answer = json::read(body)?;
     let mut choices = answer.choices.into_iter();
     let (Some(choice), None) = (choices.next(), choices.next()) else {
         return Err(RemoteError::malformed("not exactly one choice"));
     };
+    match choice.finish_reason.as_deref() {
+        None | Some("stop" | "eos_token" | "stop_sequence" | "length") => {}
+        Some("content_filter") => return Err(RemoteError::Filtered),
+        Some(_) => return Err(RemoteError::malformed("`finish_reason` is not a known one")),
+    }
     let message = choice.message.and_then(|message| message.content);
     let text = choice.text.or(message).unwrap_or_default();
     let mut positions = positions(choice.logprobs.ok_or(RemoteError::NoLogprobs)?)?;
@@ -144,14 +149,11 @@ pub(super) fn read(body: &[u8], times: RemoteTimes) -> Result<LogprobsAnswer, Re
         candidates.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
         check(candidates)?;
     }
+    let usage = answer.usage.map(|usage| usage.checked(max_tokens)).transpose()?;
     Ok(LogprobsAnswer {
         positions,
         text,
-        usage: answer.usage.map(|usage| RemoteUsage {
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            cached_prompt_tokens: 0,
-        }),
+        usage,
         reported: ReportedEngine {
             model: answer.model.as_deref().and_then(name),
             fingerprint: answer.system_fingerprint.as_deref().and_then(name),
@@ -178,8 +180,11 @@ fn positions(logprobs: Logprobs) -> Result<Vec<AnswerPosition>, RemoteError> {
     let mut positions = Vec::with_capacity(tokens.len());
     for ((token, own), top) in tokens.into_iter().zip(own).zip(top) {
         let mut top = top.unwrap_or_default();
+        // Several tokens may be spelled alike, of which such a list has one figure: mostly that of the least likely.
         if let Some(logprob) = own {
-            top.entry(token.clone()).or_insert(logprob);
+            top.entry(token.clone())
+                .and_modify(|listed| *listed = listed.max(logprob))
+                .or_insert(logprob);
         }
         let candidates = top.into_iter().map(|(text, logprob)| TokenCandidate {
             text,
@@ -233,7 +238,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Result<LogprobsAnswer, RemoteError> {
-        super::read(body.as_bytes(), RemoteTimes::default())
+        super::read(body.as_bytes(), 16, RemoteTimes::default())
     }
 
     fn pairs(position: &AnswerPosition) -> Vec<(&str, f64)> {
@@ -272,6 +277,30 @@ mod tests {
             (first.written.as_slice(), answer.text.as_str()),
             (&b"no"[..], "no")
         );
+    }
+
+    #[test]
+    fn a_token_that_is_spelled_like_the_written_one_does_not_hide_it() {
+        let body = r#"{"choices":[{"text":"unsafe","logprobs":{"tokens":["unsafe"],"token_logprobs":[-0.125],
+            "top_logprobs":[{"safe":-3.0,"unsafe":-9.0}]}}]}"#;
+        let answer = read(body).unwrap();
+        assert_eq!(pairs(&answer.positions[0]), [("unsafe", -0.125), ("safe", -3.0)]);
+    }
+
+    #[test]
+    fn answers_that_are_withheld_broken_off_or_too_dear_are_refused() {
+        let ended = |reason: &str, completion_tokens: u32| {
+            read(&format!(
+                r#"{{"choices":[{{"text":"","logprobs":{{"content":[]}},"finish_reason":"{reason}"}}],
+                "usage":{{"prompt_tokens":5,"completion_tokens":{completion_tokens}}}}}"#
+            ))
+        };
+        assert_eq!(ended("stop", 16).unwrap().usage.unwrap().completion_tokens, 16);
+        assert_eq!(ended("content_filter", 1), Err(RemoteError::Filtered));
+        let what = "`finish_reason` is not a known one";
+        assert_eq!(ended("abort", 1), Err(RemoteError::malformed(what)));
+        let what = "`usage` has more tokens than the answer may have";
+        assert_eq!(ended("length", 17), Err(RemoteError::malformed(what)));
     }
 
     #[test]

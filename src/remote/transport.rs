@@ -130,15 +130,15 @@ impl Key {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the file again, and says whether it has another key now.
-    fn renew(&self) -> bool {
-        let Ok(read) = read_key(&self.file) else {
-            return false;
-        };
+    /// Reads the file again, and says whether the key is another one now than the one that was refused. Another request that was
+    /// refused may have read it before.
+    fn renew(&self, refused: &Secret) -> bool {
+        let read = read_key(&self.file);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = **current != read;
-        *current = Arc::new(read);
-        is_new
+        if let Ok(read) = read {
+            *current = Arc::new(read);
+        }
+        **current != *refused
     }
 }
 
@@ -173,11 +173,15 @@ impl Transport {
         sent: &Sent,
         allowed: Allowed,
     ) -> Result<Response<Incoming>, RemoteError> {
-        let answer = self.send_once(sent, allowed).await?;
+        let used = self.key.as_ref().map(Key::current);
+        let answer = self.send_once(sent, used.as_deref(), allowed).await?;
         // A key that was replaced is read again, so that nothing has to be restarted for it.
         let is_refused = answer.status() == StatusCode::UNAUTHORIZED;
-        let answer = match &self.key {
-            Some(key) if is_refused && key.renew() => self.send_once(sent, allowed).await?,
+        let answer = match (&self.key, &used) {
+            (Some(key), Some(refused)) if is_refused && key.renew(refused) => {
+                let renewed = key.current();
+                self.send_once(sent, Some(renewed.as_ref()), allowed).await?
+            }
             _ => answer,
         };
         match answer.status() {
@@ -186,7 +190,12 @@ impl Transport {
         }
     }
 
-    async fn send_once(&self, sent: &Sent, allowed: Allowed) -> Result<Response<Incoming>, RemoteError> {
+    async fn send_once(
+        &self,
+        sent: &Sent,
+        key: Option<&Secret>,
+        allowed: Allowed,
+    ) -> Result<Response<Incoming>, RemoteError> {
         let mut request = Request::builder()
             .method(&sent.method)
             .uri(&sent.url)
@@ -200,8 +209,8 @@ impl Transport {
                 u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1),
             );
         }
-        if let Some(key) = &self.key {
-            let bearer = format!("Bearer {}", key.current().expose());
+        if let Some(key) = key {
+            let bearer = format!("Bearer {}", key.expose());
             let mut value = HeaderValue::from_str(&bearer)
                 .map_err(|_| RemoteError::malformed("the key cannot be sent in a header"))?;
             value.set_sensitive(true);

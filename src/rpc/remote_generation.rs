@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future;
+
 use super::{
     access::SequenceTimes,
     call_trace::SequenceTrace,
@@ -108,10 +110,13 @@ impl RemoteGeneration {
         let number = context.record.trace().map(|trace| trace.begin_work(admitted));
         let (asked, request, deadline) = (Arc::clone(&model), request(&work), context.deadline.instant());
         let opening = Box::pin(async move {
-            let stream = Box::new(asked.endpoint.answer(&request, deadline).await?);
+            // Together, so that an endpoint which is slow to describe itself does not keep its first piece back.
+            let description = async { Ok::<_, RemoteError>(asked.endpoint.description().await) };
+            let (stream, description) =
+                future::try_join(asked.endpoint.answer(&request, deadline), description).await?;
             Ok(Opened {
-                stream,
-                description: asked.endpoint.description().await,
+                stream: Box::new(stream),
+                description,
             })
         });
         Ok(Self {

@@ -151,11 +151,13 @@ impl<'a> Accounts<'a> {
         let admitted = now();
         let quotas = &context.shared.quotas;
         let reserved = quotas.reserve_tokens(&context.tenant, most, admitted);
+        let reserved = reserved.map_err(ServiceError::quota)?;
+        // What has begun is ended when this is dropped.
         let number = context.record.trace().map(|trace| trace.begin_work(admitted));
         Ok(Self {
             context,
             model,
-            reserved: reserved.map_err(ServiceError::quota)?,
+            reserved,
             admitted,
             number: number.unwrap_or_default(),
             used: proto::Usage::default(),

@@ -75,6 +75,18 @@ impl ToolUse {
             Self::Result { tool } => vec![tool],
         }
     }
+
+    /// Arguments of its calls without escapes, so that each character stands for itself. Those that are no JSON have none.
+    pub(super) fn unescaped(&self) -> Vec<String> {
+        match self {
+            Self::Calls(calls) => calls
+                .iter()
+                .filter_map(|call| serde_json::from_str::<serde_json::Value>(&call.arguments).ok())
+                .map(|arguments| arguments.to_string())
+                .collect(),
+            Self::None | Self::Result { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Why a template could not be compiled or rendered.

@@ -171,6 +171,8 @@ impl ChatTemplate {
     ) -> Result<Rendered, TemplateError> {
         let texts = messages.iter().map(|message| message.content.as_str());
         let texts = texts.chain(uses.iter().flat_map(|tools| tools.texts()));
+        let unescaped: Vec<String> = uses.iter().flat_map(|tools| tools.unescaped()).collect();
+        let texts = texts.chain(unescaped.iter().map(String::as_str));
         let marks = Marks::absent_from(texts, &self.source)?;
         let tools = ToolWords::of(uses, &marks);
         let marked = messages.iter().enumerate();
@@ -401,6 +403,10 @@ mod tests {
         assert_eq!(
             text("{{ {'a': [1, 'é<', none, true], 'b': {}} | tojson }}"),
             r#"{"a": [1, "é<", null, true], "b": {}}x"#
+        );
+        assert_eq!(
+            text("{{ {'a': 'é🦀'} | tojson(ensure_ascii=true) }}"),
+            r#"{"a": "\u00e9\ud83e\udd80"}x"#
         );
         assert_eq!(
             text("{{ {'a': [1]} | tojson(indent=2) }}"),

@@ -136,10 +136,10 @@ fn among(chars: &str) -> impl Fn(char) -> bool + use<> {
     move |c| chars.contains(&c)
 }
 
-/// Python's `json.dumps(value, ensure_ascii=False, indent=...)`.
+/// Python's `json.dumps(value, ensure_ascii=..., indent=...)`, where `ensure_ascii` is off unless it is set, as in transformers.
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
-    // These have no effect: keys keep their order, and text is never escaped to ASCII.
-    let _ = kwargs.get::<Option<bool>>("ensure_ascii")?;
+    let is_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    // This has no effect: keys keep their order.
     let _ = kwargs.get::<Option<bool>>("sort_keys")?;
     let indent = kwargs.get::<Option<usize>>("indent")?;
     kwargs.assert_all_used()?;
@@ -152,7 +152,29 @@ fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
         None => dump(value, &mut out, PythonFormatter),
     };
     written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
+    let json = String::from_utf8_lossy(&out);
+    Ok(Value::from(match is_ascii {
+        true => in_ascii(&json),
+        false => json.into_owned(),
+    }))
+}
+
+/// JSON with escapes in place of characters that are not ASCII. Private-use characters stay, because the marks around words are such.
+fn in_ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        let stays =
+            character.is_ascii() && character != '\x7f' || ('\u{e000}'..='\u{f8ff}').contains(&character);
+        match stays {
+            true => out.push(character),
+            false => {
+                for unit in character.encode_utf16(&mut [0; 2]).iter() {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    out
 }
 
 fn dump(value: &Value, out: &mut Vec<u8>, formatter: impl Formatter) -> serde_json::Result<()> {

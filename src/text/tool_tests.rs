@@ -60,9 +60,6 @@ const KNOW_TOOLS: [&str; 4] = [
     "unsloth-mistral-Devstral-Small-2507.jinja",
 ];
 
-/// A template that asks for arguments as JSON in ASCII. Ours never is, see `to_json`.
-const WANTS_ASCII: &str = "Reka-Edge.jinja";
-
 #[test]
 fn templates_show_calls_and_results_as_transformers_does_or_say_that_they_do_not() {
     let golden = golden();
@@ -82,7 +79,6 @@ fn templates_show_calls_and_results_as_transformers_does_or_say_that_they_do_not
             match (template.render_tool_turns(turns, true), expected.as_deref()) {
                 // Python's errors of types are not all minijinja's.
                 (_, None) => {}
-                (Ok(_), Some(_)) if name == WANTS_ASCII => {}
                 (Ok(_), Some("drops" | "refuses")) => {
                     panic!("{name}: what transformers does not show is no error")
                 }
@@ -164,6 +160,17 @@ fn words_of_calls_are_content_and_never_a_special_token_of_the_template() {
             .clone()
             .any(|text| text.contains(", 1, true, null, \"\""))
     );
+}
+
+#[test]
+fn a_mark_that_arguments_write_as_an_escape_is_a_character_of_theirs() {
+    let turns = asked(
+        &[("look", r#"{"at": "\ue000 and \ue001 too"}"#)],
+        &[("look", "found")],
+    );
+    let rendered = template(QWEN).render_tool_turns(&turns, true).unwrap();
+    let words = Segment::Content("\u{e000} and \u{e001} too".to_owned());
+    assert!(rendered.segments.contains(&words), "{:?}", rendered.segments);
 }
 
 #[test]

@@ -106,15 +106,21 @@ fn addresses_are_checked_and_their_secrets_not_repeated() {
         found,
         ["models.big.endpoint: `host:8000` is no address of an endpoint"]
     );
-    let found = problems("[models.big]\nendpoint = \"http://user:word@host/v1\"\n");
-    let [problem] = &found[..] else {
-        panic!("{found:?}");
-    };
-    assert!(
-        problem.starts_with("models.big.endpoint: it has a user name or password"),
-        "{problem}"
-    );
-    assert!(!problem.contains("word@"), "{problem}");
+    for (address, reason) in [
+        ("http://user:hidden@host/v1", "it has a user name or password"),
+        ("user:hidden@host:8000/v1", "it is no address of an endpoint"),
+        ("http://host/v1?key=hidden", "it has a query"),
+    ] {
+        let found = problems(&format!("[models.big]\nendpoint = \"{address}\"\n"));
+        let [problem] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(
+            problem.starts_with(&format!("models.big.endpoint: {reason}")),
+            "{problem}"
+        );
+        assert!(!problem.contains("hidden"), "{problem}");
+    }
 }
 
 #[test]

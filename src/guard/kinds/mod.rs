@@ -114,16 +114,15 @@ impl GuardKind {
         }
     }
 
-    /// Special tokens of the models' vocabularies that are not in the prompt and not spelled `<|...|>`.
+    /// Further special tokens of the models' vocabularies that are not spelled `<|...|>`.
     pub(super) fn other_special_tokens(self) -> &'static [&'static str] {
         match self {
             Self::WildGuard => &wildguard::OTHER_SPECIAL_TOKENS,
             Self::GraniteGuardian3 => &granite_guardian::OTHER_SPECIAL_TOKENS,
+            Self::Qwen3GuardGen | Self::Qwen3GuardStream => &qwen3guard::OTHER_SPECIAL_TOKENS,
             Self::LlamaGuard3_8B
             | Self::LlamaGuard3_1B
             | Self::LlamaGuard2
-            | Self::Qwen3GuardGen
-            | Self::Qwen3GuardStream
             | Self::PolyGuard
             | Self::ChatDemo => &[],
             Self::ShieldGemma => &shieldgemma::OTHER_SPECIAL_TOKENS,

@@ -19,6 +19,16 @@ pub(super) const TURN_END: &str = "<|im_end|>";
 /// The tokens that the prompt needs.
 pub(super) const SPECIAL_TOKENS: [&str; 2] = [TURN_START, TURN_END];
 
+/// Further tokens of that vocabulary, which is that of Qwen3, that are spelled as markup.
+pub(super) const OTHER_SPECIAL_TOKENS: [&str; 6] = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+];
+
 /// The categories by their names, which are all that the guard writes of them. The last one is for the user's messages only.
 pub(super) const CATEGORIES: [&str; 9] = [
     "Violent",

@@ -202,10 +202,15 @@ impl TranslationFields {
         let found = async {
             let translator = registry.target(&self.model).await;
             let translator = translator.map_err(|error| ServiceError::from_lookup(error, &self.model))?;
-            if let ModelAccess::Local(entry) = &translator
-                && entry.resident.template.is_none()
-            {
-                return Err(ServiceError::ChatTemplateMissing);
+            match &translator {
+                ModelAccess::Local(entry) if entry.resident.template.is_none() => {
+                    return Err(ServiceError::ChatTemplateMissing);
+                }
+                ModelAccess::Remote(model) if !model.endpoint.options().api.has_chat() => {
+                    let reason = "names a model whose endpoint has no chat completions (models.ID.endpoint_api): name another";
+                    return Err(ServiceError::field("translation.model", reason));
+                }
+                ModelAccess::Local(_) | ModelAccess::Remote(_) => {}
             }
             let quality = match self.quality {
                 Some(quality) => Some(estimator(registry, &quality).await?),
