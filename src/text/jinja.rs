@@ -51,6 +51,7 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
         },
     );
     environment.add_filter("tojson", to_json);
+    environment.add_filter("dictsort", dictsort);
     metered::add_functions(&mut environment);
     // In Python, None is not iterable. Templates test this when there are no tools.
     environment.add_test("iterable", |value: &Value| {
@@ -134,6 +135,45 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
 fn among(chars: &str) -> impl Fn(char) -> bool + use<> {
     let chars: HashSet<char> = chars.chars().collect();
     move |c| chars.contains(&c)
+}
+
+/// Jinja's `dictsort(case_sensitive=, by=, reverse=)`, by words alone: names of a tool's arguments have [marks](super::marks)
+/// around them, whose numbers are in the order in which the caller wrote them.
+fn dictsort(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
+    if value.kind() != ValueKind::Map {
+        let error = "cannot convert value into pair list";
+        return Err(Error::new(ErrorKind::InvalidOperation, error));
+    }
+    let is_by_value = kwargs.get::<Option<&str>>("by")? == Some("value");
+    let is_case_sensitive = kwargs.get::<Option<bool>>("case_sensitive")?.unwrap_or(false);
+    let is_reverse = kwargs.get::<Option<bool>>("reverse")?.unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let mut pairs = Vec::new();
+    for key in value.try_iter()? {
+        let found = value.get_item(&key)?;
+        let by = if is_by_value { &found } else { &key };
+        let by = match by.as_str() {
+            Some(text) if is_case_sensitive => Value::from(words_between_marks(text)),
+            Some(text) => Value::from(words_between_marks(text).to_lowercase()),
+            None => by.clone(),
+        };
+        pairs.push((by, [key, found]));
+    }
+    pairs.sort_by(|(one, _), (other, _)| match is_reverse {
+        true => other.cmp(one),
+        false => one.cmp(other),
+    });
+    Ok(pairs
+        .into_iter()
+        .map(|(_, pair)| Value::from(pair.to_vec()))
+        .collect())
+}
+
+/// A text without marks, which are private-use characters, and without what stands between the first two of them.
+fn words_between_marks(text: &str) -> String {
+    let pieces = text.split(|c| ('\u{e000}'..='\u{f8ff}').contains(&c));
+    let words = pieces.enumerate().filter(|(index, _)| *index != 1);
+    words.map(|(_, piece)| piece).collect()
 }
 
 /// Python's `json.dumps(value, ensure_ascii=..., indent=...)`, where `ensure_ascii` is off unless it is set, as in transformers.
