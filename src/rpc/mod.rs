@@ -47,6 +47,7 @@ mod provenance;
 mod quality;
 mod received_body;
 mod record;
+mod remote_accounts;
 mod remote_generation;
 mod remote_judge;
 mod renderings;

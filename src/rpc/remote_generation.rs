@@ -18,6 +18,7 @@ use super::{
     pieces::{CutEnd, Delta, Finished, Piece},
     provenance::{self, ReportedBy},
     record::Record,
+    remote_accounts::{BYTES_PER_TOKEN, settle},
     sequence::{Shared, WorkContext},
     validate::{GenerateWork, Prompt},
 };
@@ -34,9 +35,6 @@ use crate::{
     },
     text::{ChatRole, StopStrings},
 };
-
-/// Bytes of a prompt for each of its tokens, as they are reserved of a quota before the endpoint has counted them.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// The bits of a seed that engines take: they read it as a signed number.
 const SEED_BITS: u64 = i64::MAX as u64;
@@ -352,41 +350,22 @@ impl Drop for RemoteGeneration {
             .map_or(self.deltas, |usage| size(usage.completion_tokens));
         let cached_tokens = self.usage.map_or(0, |usage| size(usage.cached_prompt_tokens));
         let times = self.phases();
-        self.reserved
-            .use_tokens(prompt_tokens.saturating_add(answer_tokens));
-        self.record.note(|tally| {
-            tally.add_sequence(prompt_tokens);
-            tally.add_cached_tokens(cached_tokens);
-            tally.add_answer_tokens(answer_tokens);
-            tally.add_times(times);
-        });
-        let tokens = [
-            ("prompt", prompt_tokens.saturating_sub(cached_tokens)),
-            ("cached", cached_tokens),
-            ("generated", answer_tokens),
-        ];
-        for (kind, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
-            let model = self.model.id.clone();
-            metrics::counter!("babelward_tokens_total", "model" => model, "kind" => kind)
-                .increment(count as u64);
-        }
-        if let Some(trace) = self.record.trace() {
-            trace.end_sequence(&SequenceTrace {
-                number: self.number,
-                model: &self.model.id,
-                class: self.class.name(),
-                admitted: self.admitted,
-                times,
-                reached: match (self.began, self.deltas) {
-                    (None, _) => Stage::Queue,
-                    (Some(_), 0) => Stage::Prefill,
-                    (Some(_), _) => Stage::Decode,
-                },
-                prompt_tokens,
-                cached_tokens,
-                answer_tokens,
-            });
-        }
+        let used = SequenceTrace {
+            number: self.number,
+            model: &self.model.id,
+            class: self.class.name(),
+            admitted: self.admitted,
+            times,
+            reached: match (self.began, self.deltas) {
+                (None, _) => Stage::Queue,
+                (Some(_), 0) => Stage::Prefill,
+                (Some(_), _) => Stage::Decode,
+            },
+            prompt_tokens,
+            cached_tokens,
+            answer_tokens,
+        };
+        settle(&self.record, &mut self.reserved, &used);
     }
 }
 

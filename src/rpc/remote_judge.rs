@@ -10,6 +10,7 @@ use super::{
     error::ServiceError,
     judged::{GuardPrompt, JudgedPrompt, guard_of, told},
     provenance::{self, ReportedBy},
+    remote_accounts::{BYTES_PER_TOKEN, settle},
     sequence::WorkContext,
     validate::ClassifyWork,
 };
@@ -25,9 +26,6 @@ use crate::{
 /// Tokens that an endpoint is asked to list at each position: as many as vLLM and our own HTTP port list where nobody has raised or
 /// lowered that.
 const LISTED_TOKENS: usize = 20;
-
-/// Bytes of English text for a token, by which the tokens of a text are counted that only its endpoint can count.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// Most tokens of a prompt that is followed by an answer of `answer_tokens`. What is too long for a window that the endpoint does not
 /// tell is for the endpoint to refuse.
@@ -196,40 +194,21 @@ impl Drop for Accounts<'_> {
                 ..SequenceTimes::default()
             },
         };
-        self.reserved
-            .use_tokens(prompt_tokens.saturating_add(answer_tokens));
-        self.context.record.note(|tally| {
-            tally.add_sequence(prompt_tokens);
-            tally.add_cached_tokens(cached_tokens);
-            tally.add_answer_tokens(answer_tokens);
-            tally.add_times(times);
-        });
-        let tokens = [
-            ("prompt", prompt_tokens.saturating_sub(cached_tokens)),
-            ("cached", cached_tokens),
-            ("generated", answer_tokens),
-        ];
-        for (kind, count) in tokens.into_iter().filter(|(_, count)| *count > 0) {
-            let model = self.model.id.clone();
-            metrics::counter!("babelward_tokens_total", "model" => model, "kind" => kind)
-                .increment(count as u64);
-        }
-        if let Some(trace) = self.context.record.trace() {
-            trace.end_sequence(&SequenceTrace {
-                number: self.number,
-                model: &self.model.id,
-                class: self.context.priority.name(),
-                admitted: self.admitted,
-                times,
-                reached: match self.times {
-                    None => Stage::Queue,
-                    Some(_) => Stage::Decode,
-                },
-                prompt_tokens,
-                cached_tokens,
-                answer_tokens,
-            });
-        }
+        let used = SequenceTrace {
+            number: self.number,
+            model: &self.model.id,
+            class: self.context.priority.name(),
+            admitted: self.admitted,
+            times,
+            reached: match self.times {
+                None => Stage::Queue,
+                Some(_) => Stage::Decode,
+            },
+            prompt_tokens,
+            cached_tokens,
+            answer_tokens,
+        };
+        settle(&self.context.record, &mut self.reserved, &used);
     }
 }
 

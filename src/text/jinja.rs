@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
 use super::{
+    marks::PRIVATE_USE,
     metered::{self, BYTES_PER_FUEL, Price},
     python, strftime,
 };
@@ -171,7 +172,7 @@ fn dictsort(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
 
 /// A text without marks, which are private-use characters, and without what stands between the first two of them.
 fn words_between_marks(text: &str) -> String {
-    let pieces = text.split(|c| ('\u{e000}'..='\u{f8ff}').contains(&c));
+    let pieces = text.split(|c| PRIVATE_USE.contains(&c));
     let words = pieces.enumerate().filter(|(index, _)| *index != 1);
     words.map(|(_, piece)| piece).collect()
 }
@@ -203,8 +204,7 @@ fn to_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
 fn in_ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for character in json.chars() {
-        let stays =
-            character.is_ascii() && character != '\x7f' || ('\u{e000}'..='\u{f8ff}').contains(&character);
+        let stays = character.is_ascii() && character != '\x7f' || PRIVATE_USE.contains(&character);
         match stays {
             true => out.push(character),
             false => {

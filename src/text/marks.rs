@@ -5,13 +5,16 @@
 //! the result, where they show which text belongs to a message. A template that looks for markup at the beginning of a
 //! message (`content.startswith('<tool_response>')`) does not find it, so the text of a user does not steer the template.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use super::{
     chat::{ChatMessage, TemplateError},
     python,
     segment::Segment,
 };
+
+/// The characters of which marks are made: those that Unicode leaves to private use in its first plane.
+pub(super) const PRIVATE_USE: RangeInclusive<char> = '\u{e000}'..='\u{f8ff}';
 
 /// The characters around messages. A marked message is `open`, its index in decimal, `close`, its text, `close`.
 pub(super) struct Marks {
@@ -28,9 +31,9 @@ impl Marks {
         let used: std::collections::HashSet<char> = texts
             .flat_map(str::chars)
             .chain(source.chars())
-            .filter(|c| ('\u{e000}'..='\u{f8ff}').contains(c))
+            .filter(|c| PRIVATE_USE.contains(c))
             .collect();
-        let mut free = ('\u{e000}'..='\u{f8ff}').filter(|c| !used.contains(c));
+        let mut free = PRIVATE_USE.filter(|c| !used.contains(c));
         match (free.next(), free.next()) {
             (Some(open), Some(close)) => Ok(Self { open, close }),
             _ => Err(TemplateError::Refused(
