@@ -81,6 +81,8 @@ pub(crate) struct StepRecord {
     pub first_tokens: Vec<Duration>,
     /// How long the step took; `None` when there was no forward pass.
     pub seconds: Option<Duration>,
+    /// How long the engine's thread took for the arrivals before the step and for planning it.
+    pub scheduling: Duration,
     /// Relative error of the step's predicted time.
     pub forecast_error: Option<f64>,
 }
@@ -124,6 +126,11 @@ pub(crate) fn describe() {
         "babelward_step_seconds",
         Unit::Seconds,
         "A forward pass with the choice of its tokens."
+    );
+    describe_histogram!(
+        "babelward_scheduling_seconds",
+        Unit::Seconds,
+        "What the engine's thread takes for the arrivals before a step and for planning it."
     );
     describe_histogram!(
         "babelward_forecast_error",
@@ -177,6 +184,7 @@ pub(crate) fn record_step(model: &Arc<str>, step: &StepRecord) {
     }
     if let Some(seconds) = step.seconds {
         histogram!("babelward_step_seconds", "model" => Arc::clone(model)).record(seconds);
+        histogram!("babelward_scheduling_seconds", "model" => Arc::clone(model)).record(step.scheduling);
     }
     if let Some(error) = step.forecast_error {
         histogram!("babelward_forecast_error", "model" => Arc::clone(model)).record(error);

@@ -1,6 +1,9 @@
 //! One model's steps: the scheduler's plan becomes a forward batch, and its logits become tokens and events.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     admission::{PinReservation, Submission},
@@ -65,6 +68,8 @@ pub(crate) struct ModelEngine {
     under_way: bool,
     pinned: Vec<PinnedPrefix>,
     next_id: u64,
+    /// Time that arrivals and planning took since the last step ended.
+    scheduling: Duration,
     /// Since the model was loaded.
     tokens: TokenTotals,
 }
@@ -93,6 +98,7 @@ impl ModelEngine {
             under_way: false,
             pinned: Vec::new(),
             next_id: 0,
+            scheduling: Duration::ZERO,
             tokens: TokenTotals::default(),
         }
     }
@@ -209,6 +215,11 @@ impl ModelEngine {
         has_batch
     }
 
+    /// Notes that taking an arrival, or planning a step, took this long.
+    pub(crate) fn note_scheduling(&mut self, time: Duration) {
+        self.scheduling += time;
+    }
+
     /// Whether a step has been launched and not waited for.
     pub(crate) fn is_under_way(&self) -> bool {
         self.under_way
@@ -301,6 +312,7 @@ impl ModelEngine {
                 scheduler.record.forecast_error = Some(error);
             }
             scheduler.record.seconds = Some(time);
+            scheduler.record.scheduling = std::mem::take(&mut self.scheduling);
             ledger.settle(step.pace, step.forecast, time.as_secs_f64());
         }
         for seconds in self.scheduler.finished_urgent_work.drain(..) {

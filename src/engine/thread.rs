@@ -126,7 +126,9 @@ impl ModelTurns {
             let Some(engine) = self.engines.get_mut(&index) else {
                 continue;
             };
-            engine.submit(submission, self.clock.now());
+            let now = self.clock.now();
+            engine.submit(submission, now);
+            engine.note_scheduling(self.clock.now().saturating_duration_since(now));
             if inbox.is_stopped(index) {
                 // It was queued just before the model was stopped.
                 engine.fail_all(&SequenceError::ModelPanicked, self.clock.now());
@@ -206,7 +208,10 @@ impl ModelTurns {
         let Some(engine) = self.engines.get_mut(&index) else {
             return false;
         };
-        if !engine.begin(self.clock.now(), self.ledger.pace(work)) {
+        let now = self.clock.now();
+        let has_batch = engine.begin(now, self.ledger.pace(work));
+        engine.note_scheduling(self.clock.now().saturating_duration_since(now));
+        if !has_batch {
             engine.settle(&mut self.ledger, self.clock.now());
             publish_counts(inbox, index, engine);
             self.acting = None;

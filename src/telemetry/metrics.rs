@@ -18,6 +18,11 @@ const SECONDS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
 ];
 
+/// Buckets of the times in seconds that planning takes for a step, far below the times of steps.
+const SCHEDULING: [f64; 12] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.1, 1.0,
+];
+
 /// Buckets of the sequences in a step.
 const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
@@ -105,6 +110,10 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
     }
     builder
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(
+            Matcher::Full("babelward_scheduling_seconds".to_owned()),
+            &SCHEDULING,
+        )?
         .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &SEQUENCES)?
         .set_buckets_for_metric(Matcher::Suffix("_forecast_error".to_owned()), &ERRORS)?
         .set_buckets_for_metric(Matcher::Suffix("_batch_tokens".to_owned()), &TOKENS)
