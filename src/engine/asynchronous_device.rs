@@ -9,9 +9,10 @@ use std::{
 
 use super::{
     SequenceError, SubmitError, TenantWeights,
+    cancellation::CancelFlag,
     config::Clock,
     inbox::{Inbox, QueueBounds},
-    request::{CancelFlag, ModelIndex, SequenceRequest},
+    request::{ModelIndex, SequenceRequest},
     scheduler::{Budget, TimeLedger},
     scripted::ScriptedModel,
     step::ModelEngine,

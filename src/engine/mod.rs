@@ -12,6 +12,7 @@ mod admission;
 mod answer;
 mod arrivals;
 mod block_pool;
+mod cancellation;
 mod config;
 mod driver;
 mod error;
@@ -22,6 +23,7 @@ mod inbox;
 mod kept_prefixes;
 mod kv_blocks;
 mod model_table;
+mod open_prompts;
 mod prefix;
 mod prefix_cache;
 mod prompt_blocks;
@@ -76,14 +78,15 @@ mod testing;
 #[cfg(test)]
 mod thread_tests;
 
+pub use cancellation::CancelFlag;
 pub use config::{Clock, EngineConfig};
 pub use driver::{CallerTurns, Driver};
 pub use error::{AddModelError, LateAnswer, SequenceError, Stage, SubmitError};
 pub use event::{Event, EventSink, FinishReason, ProbeResult, SequenceSummary, TokenEvent, TokenLogprobs};
 pub use handle::{EngineHandle, EngineThread, Removal};
 pub use request::{
-    CancelFlag, ModelIndex, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, Sampling,
-    SequenceRequest, StopCondition,
+    ModelIndex, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, Sampling, SequenceRequest,
+    StopCondition,
 };
 pub use start::start;
 pub use stats::{ModelStats, TokenTotals};

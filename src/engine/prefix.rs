@@ -6,7 +6,7 @@ use super::tenant::Tenant;
 use crate::backend::AdapterIndex;
 
 /// Which sequences find a cached block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum CacheOwner {
     /// All sequences. The block belongs to a prefix that is pinned or will be, so it contains no caller's text.
     Everyone,

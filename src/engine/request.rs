@@ -1,16 +1,10 @@
 //! What a caller asks of an engine.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use tracing::Span;
 
-use super::{event::EventSink, tenant::Tenant};
+use super::{cancellation::CancelFlag, event::EventSink, tenant::Tenant};
 use crate::backend::{AdapterIndex, CandidateFilter};
 
 /// A model of an engine: its index in the list the engine was started with, or the one it was given when it was added.
@@ -45,38 +39,6 @@ impl Priority {
     /// Position in [`Priority::ALL`].
     pub(super) fn index(self) -> usize {
         self as usize
-    }
-}
-
-/// Set by the caller to stop a sequence. The engine reads it before each step, so the sequence takes part in the step under way
-/// and in none that begins later, and its blocks are free then.
-#[derive(Debug, Clone, Default)]
-pub struct CancelFlag(Arc<AtomicU8>);
-
-/// The sequence is to end where it is, as if its answer were complete.
-const CUT: u8 = 1;
-/// The sequence is to fail.
-const CANCELLED: u8 = 2;
-
-impl CancelFlag {
-    /// Asks the engine to stop the sequence.
-    pub fn cancel(&self) {
-        self.0.fetch_max(CANCELLED, Ordering::AcqRel);
-    }
-
-    /// Asks the engine to end the sequence where it is, with [`FinishReason::Cut`](super::FinishReason::Cut) and a summary.
-    pub fn cut(&self) {
-        self.0.fetch_max(CUT, Ordering::AcqRel);
-    }
-
-    /// Whether [`CancelFlag::cancel`] has been called.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire) == CANCELLED
-    }
-
-    /// Whether [`CancelFlag::cut`] has been called, and [`CancelFlag::cancel`] has not.
-    pub(super) fn is_cut(&self) -> bool {
-        self.0.load(Ordering::Acquire) == CUT
     }
 }
 

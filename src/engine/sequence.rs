@@ -6,11 +6,13 @@ use tracing::Span;
 
 use super::{
     admission::Admission,
+    cancellation::{CancelFlag, StopList, StopSubscription},
     error::{SequenceError, Stage},
     event::{Event, EventSink, FinishReason, SequenceSummary},
+    open_prompts::OpenPrompt,
     prefix::{CacheOwner, Prefix},
     prompt_blocks::PromptBlocks,
-    request::{CancelFlag, OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, SequenceRequest},
+    request::{OutputSpec, PrefixKeeper, Priority, Probe, ProbePositions, SequenceRequest},
     step_time::StepShape,
     tenant::Tenant,
 };
@@ -41,6 +43,11 @@ impl Rank {
     pub(crate) fn new(priority: Priority, arrival: Instant, id: u64) -> Self {
         let at = arrival.checked_add(handicap(priority)).unwrap_or(arrival);
         Self { at, id }
+    }
+
+    /// The sequence's id, which no other sequence of its model has or will have.
+    pub(crate) fn id(self) -> u64 {
+        self.id
     }
 }
 
@@ -160,6 +167,8 @@ pub(crate) struct Sequence {
     pub cached_blocks: usize,
     /// The full blocks of its prompt, compared with those of other sequences.
     pub prompt_blocks: PromptBlocks,
+    /// The most work that its prompt can be in one step, or whole where a step can compute all of it.
+    pub most_prefill: StepShape,
     /// What to produce after the prompt.
     pub output: OutputSpec,
     /// What the summary reports.
@@ -178,6 +187,8 @@ pub(crate) struct Sequence {
     pub admission: Option<Admission>,
     deadline: Option<Instant>,
     cancel: CancelFlag,
+    /// Tells the scheduler when the flag is set; `None` before it has the sequence, and after its end.
+    subscription: Option<StopSubscription>,
     reporter: Reporter,
     /// Keeps its prompt's full blocks in the prefix cache once they are computed.
     pub keeper: Option<PrefixKeeper>,
@@ -214,6 +225,7 @@ impl Sequence {
             window: usize::MAX,
             cached_blocks: 0,
             prompt_blocks: PromptBlocks::default(),
+            most_prefill: StepShape::default(),
             output: request.output,
             counts: Counts::default(),
             arrival,
@@ -224,6 +236,7 @@ impl Sequence {
             admission,
             deadline: request.deadline,
             cancel: request.cancel,
+            subscription: None,
             reporter: Reporter::new(request.events),
             keeper: request.keeper,
             span: request.span,
@@ -345,6 +358,21 @@ impl Sequence {
         self.output.max_new_tokens > 0 || self.output.probe.is_some() || self.output.score
     }
 
+    /// Its prompt, to be compared with those of other open sequences.
+    pub(crate) fn open_prompt(&self) -> OpenPrompt<'_> {
+        OpenPrompt {
+            owner: &self.owner,
+            adapter: self.adapter,
+            class: self.priority,
+            blocks: &self.prompt_blocks,
+        }
+    }
+
+    /// Puts its id on the list when its caller stops it, until it ends.
+    pub(crate) fn report_stop_to(&mut self, list: &StopList) {
+        self.subscription = Some(self.cancel.subscribe(list, self.rank.id()));
+    }
+
     /// Whether another sequence finds the blocks that this one puts into the prefix cache.
     pub(crate) fn is_found_by(&self, other: &Self) -> bool {
         self.adapter == other.adapter && self.owner.is_found_by(&other.owner)
@@ -401,6 +429,7 @@ impl Sequence {
 
     /// Leaves the queue's ledgers and sends the last event. The blocks must have been released before.
     pub(crate) fn end(mut self, ending: Ending, now: Instant) {
+        self.subscription = None;
         if let Some(admission) = &mut self.admission {
             admission.leave_queue(None);
             // A caller whose time is over gives up at the same moment, so that it may look like a cancellation.

@@ -11,10 +11,11 @@ use std::{
 
 use super::{
     arrivals::Arrivals,
+    cancellation::CancelFlag,
     config::Clock,
     error::SubmitError,
     inbox::{Inbox, QueueBounds},
-    request::{CancelFlag, ModelIndex, Priority},
+    request::{ModelIndex, Priority},
     sampler::uniform,
     scheduler::{Budget, TimeLedger},
     scripted::ScriptedModel,

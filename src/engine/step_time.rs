@@ -66,6 +66,15 @@ impl StepShape {
         }
     }
 
+    /// What is left of a sum from which `part`, which is in it, is taken.
+    pub(crate) fn minus(self, part: Self) -> Self {
+        Self {
+            tokens: self.tokens.saturating_sub(part.tokens),
+            rows: self.rows.saturating_sub(part.rows),
+            attended: self.attended.saturating_sub(part.attended),
+        }
+    }
+
     fn features(self) -> Vector {
         [
             1.0,

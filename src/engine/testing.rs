@@ -8,9 +8,10 @@ use std::{
 use tracing::Span;
 
 use super::{
+    cancellation::CancelFlag,
     error::SequenceError,
     event::{Event, EventSink, SequenceSummary},
-    request::{CancelFlag, ModelIndex, OutputSpec, Priority, Sampling, SequenceRequest},
+    request::{ModelIndex, OutputSpec, Priority, Sampling, SequenceRequest},
     scheduler::{Budget, Pace},
     scripted::ScriptedModel,
     step::ModelEngine,

@@ -24,7 +24,8 @@ pub(crate) struct EarlierSequence {
 }
 
 /// Refuses a sequence that needs at least `own` seconds after the earlier ones are done, if it would then end after its
-/// deadline.
+/// deadline. Of the earlier ones, only so many are looked at as make it late and fill the longest time after which a caller is
+/// told to try again: what they take together is the least wait that the error tells.
 ///
 /// # Errors
 /// [`SequenceError::DeadlineUnattainable`] when the deadline cannot be met.
@@ -35,13 +36,17 @@ pub(crate) fn check_deadline(
     now: Instant,
 ) -> Result<(), SequenceError> {
     let until = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
-    // A sequence that cannot be answered before its own deadline delays those behind it only until then.
-    let wait = earlier.fold(0.0f64, |wait, earlier| {
+    let remaining = deadline.saturating_duration_since(now);
+    let mut wait = 0.0f64;
+    for earlier in earlier {
         let done = wait + earlier.seconds;
         let deadline = earlier.deadline.map(until);
-        wait.max(deadline.map_or(done, |deadline| done.min(deadline)))
-    });
-    let remaining = deadline.saturating_duration_since(now);
+        // A sequence that cannot be answered before its own deadline delays those behind it only until then.
+        wait = wait.max(deadline.map_or(done, |deadline| done.min(deadline)));
+        if wait + own > remaining.as_secs_f64() && wait >= LONGEST_RETRY {
+            break;
+        }
+    }
     if wait + own <= remaining.as_secs_f64() {
         return Ok(());
     }
@@ -87,6 +92,24 @@ mod tests {
                 check_deadline(earlier(now, parts).into_iter(), 1.0, deadline, now).is_ok()
             };
             assert!(in_time(least + 1e-6) && !in_time(least - 1e-6), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_counted_than_changes_the_answer() {
+        let now = Instant::now();
+        let endless = std::iter::repeat(EarlierSequence {
+            seconds: 0.5,
+            deadline: None,
+        });
+        for (timeout, wait) in [(3, 60), (600, 600)] {
+            let deadline = now + Duration::from_secs(timeout);
+            let refused = check_deadline(endless.clone(), 0.25, deadline, now).unwrap_err();
+            let SequenceError::DeadlineUnattainable(late) = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(late.wait, Duration::from_secs(wait));
+            assert_eq!(late.retry_after, Some(Duration::from_secs(60)));
         }
     }
 

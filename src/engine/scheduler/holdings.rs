@@ -27,6 +27,8 @@ pub(super) struct Holdings {
     accounts: BTreeMap<Tenant, AccountHoldings>,
     /// Amount of the resource that is shared between the accounts.
     total: usize,
+    /// Sum of the accounts' weights.
+    weights: f64,
 }
 
 impl Holdings {
@@ -37,8 +39,7 @@ impl Holdings {
     /// An account's share of the total, by weight.
     fn share(&self, account: &Tenant) -> f64 {
         let weight = self.accounts.get(account).map_or(0.0, |account| account.weight);
-        let all: f64 = self.accounts.values().map(|account| account.weight).sum();
-        self.total as f64 * weight / all.max(weight).max(1.0)
+        self.total as f64 * weight / self.weights.max(weight).max(1.0)
     }
 
     /// Whether an account holds more than its share.
@@ -85,6 +86,7 @@ impl Scheduler {
         };
         let held: usize = accounts.values().map(|account| account.held).sum();
         Holdings {
+            weights: accounts.values().map(|account| account.weight).sum(),
             accounts,
             total: held + free,
         }

@@ -5,6 +5,9 @@
 //! decodes and prefills; `reclaim.rs`, which takes running slots and blocks back from tenants that hold more than their
 //! share; `admit.rs`, which lets waiting sequences run; and `blocks.rs`, which allocates KV blocks and preempts.
 //! `arrival.rs` accepts new sequences or refuses them, and `pace.rs` bounds the time of a step.
+//!
+//! Neither planning a step nor taking an arrival looks at all sequences that wait. What either costs grows with the running
+//! sequences and the queues, which are bounded by the budget and by the number of classes and accounts.
 
 mod admit;
 mod arrival;

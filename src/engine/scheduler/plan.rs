@@ -3,18 +3,14 @@
 use std::time::Instant;
 
 use super::{
-    super::{
-        request::Priority,
-        sequence::{Ending, Sequence},
-        step_time::StepShape,
-    },
+    super::{request::Priority, sequence::Ending, step_time::StepShape},
     pace::{Pace, StepForecast},
     state::{ClassGroup, Scheduler},
 };
 
 impl Scheduler {
-    /// Plans a step: ends the sequences that must stop, and sets [`Sequence::scheduled`] on the running sequences that
-    /// take part, which then have the KV blocks for these tokens.
+    /// Plans a step: ends the sequences that must stop, and sets [`scheduled`](super::super::sequence::Sequence::scheduled) on
+    /// the running sequences that take part, which then have the KV blocks for these tokens.
     ///
     /// Sequences with one token to compute (decodes) come first, then prefill chunks, for which waiting sequences are
     /// admitted where it is their turn. At a bounded pace, urgent work comes before all other work.
@@ -57,12 +53,14 @@ impl Scheduler {
         }
     }
 
-    /// Ends the sequences that their callers have stopped, and those whose deadline has passed.
+    /// Ends the sequences that their callers have stopped, and those whose deadline has passed. It looks at each running
+    /// sequence, and of those that wait only at the ones that have to end.
     fn end_stopped(&mut self, now: Instant) {
-        let stopped = |sequence: &Sequence| sequence.stopped(now);
+        // Taken first: a sequence that is stopped from now on, and has begun to run, is found when the next step is planned.
+        let stopped = self.stops.take();
         let mut index = 0;
         while let Some(sequence) = self.running.get(index) {
-            match stopped(sequence) {
+            match sequence.stopped(now) {
                 Some(ending) => {
                     let sequence = self.running.remove(index);
                     self.retire(sequence, ending, now);
@@ -70,8 +68,11 @@ impl Scheduler {
                 None => index += 1,
             }
         }
-        for (sequence, ending) in self.waiting.remove_stopped(stopped) {
-            self.retire(sequence, ending, now);
+        for sequence in self.waiting.take_ending(&stopped, now) {
+            match sequence.stopped(now) {
+                Some(ending) => self.retire(sequence, ending, now),
+                None => self.waiting.insert(sequence),
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
         sequence::{Sequence, handicap},
         waiting::QueueKey,
     },
-    holdings::Resource,
+    holdings::{Holdings, Resource},
     state::{ChunkLimit, ClassGroup, Scheduler},
 };
 
@@ -48,10 +48,10 @@ impl Scheduler {
         let Some(claim) = self.claim(group, blocked, now) else {
             return;
         };
-        while let Some(index) = self.claim_victim(&claim, now) {
+        while let Some(index) = self.claim_victim(&claim, &self.holdings(claim.among, claim.resource), now) {
             let victim = self.running.remove(index);
             self.preempt(victim, now);
-            let first = self.waiting.queue(&claim.key).next();
+            let first = self.waiting.first(&claim.key);
             if claim.resource == Resource::Slots || first.is_none_or(|first| self.fits(first)) {
                 break;
             }
@@ -72,35 +72,40 @@ impl Scheduler {
         let keys = self.waiting.heads().map(|(key, _)| key);
         let keys = keys.filter(|key| group.contains(key.class) && (no_slot || blocked.contains(key)));
         let mut oldest: Vec<(Instant, &QueueKey)> = keys
-            .filter_map(|key| Some((self.waiting.queue(key).next()?.waiting_since, key)))
+            .filter_map(|key| Some((self.waiting.first(key)?.waiting_since, key)))
+            .filter(|(since, _)| now.saturating_duration_since(*since) >= TIME_SLICE)
             .collect();
+        if oldest.is_empty() {
+            return None;
+        }
         oldest.sort_unstable();
-        let claims = oldest.into_iter().map(|(_, key)| Claim {
+        let resource = if no_slot {
+            Resource::Slots
+        } else {
+            Resource::Blocks
+        };
+        let among = if no_slot && !is_full {
+            group
+        } else {
+            ClassGroup::All
+        };
+        let holdings = self.holdings(among, resource);
+        let mut claims = oldest.into_iter().map(|(_, key)| Claim {
             key: key.clone(),
-            resource: if no_slot {
-                Resource::Slots
-            } else {
-                Resource::Blocks
-            },
-            among: if no_slot && !is_full {
-                group
-            } else {
-                ClassGroup::All
-            },
+            resource,
+            among,
         });
-        let mut claims = claims.filter(|claim| self.claim_victim(claim, now).is_some());
-        claims.next()
+        claims.find(|claim| self.claim_victim(claim, &holdings, now).is_some())
     }
 
     /// The running sequence that loses its slot to a claim: the last in rank, of the account that holds most for its
     /// weight. Of accounts that hold the same, it is the one whose sequence has decoded for longest.
-    fn claim_victim(&self, claim: &Claim, now: Instant) -> Option<usize> {
-        let first = self.waiting.queue(&claim.key).next()?;
+    fn claim_victim(&self, claim: &Claim, holdings: &Holdings, now: Instant) -> Option<usize> {
+        let first = self.waiting.first(&claim.key)?;
         let waited = now.saturating_duration_since(first.waiting_since);
         if waited < TIME_SLICE {
             return None;
         }
-        let holdings = self.holdings(claim.among, claim.resource);
         let more = match claim.resource {
             Resource::Slots => 1,
             Resource::Blocks => self.kv.blocks_for(first.tokens.len()),

@@ -5,9 +5,11 @@ use std::time::Instant;
 use crate::backend::CostPrior;
 
 use super::super::{
+    cancellation::StopList,
     error::SequenceError,
     fair_share::FairShare,
     kv_blocks::KvBlocks,
+    open_prompts::OpenPrompts,
     request::Priority,
     sequence::{Ending, Sequence},
     stats::StepRecord,
@@ -107,6 +109,10 @@ pub(crate) struct Scheduler {
     #[cfg(test)]
     pub preemptions: u64,
     pub(super) waiting: WaitingQueues,
+    /// The prompts of all open sequences.
+    pub(super) open_prompts: OpenPrompts,
+    /// The open sequences that their callers have stopped since the last step was planned.
+    pub(super) stops: StopList,
     pub(super) shares: FairShare,
     pub(super) budget: Budget,
     /// Steps planned since the start.
@@ -134,6 +140,8 @@ impl Scheduler {
             #[cfg(test)]
             preemptions: 0,
             waiting: WaitingQueues::default(),
+            open_prompts: OpenPrompts::default(),
+            stops: StopList::default(),
             shares: FairShare::new(weights),
             budget,
             planned_steps: 0,
@@ -158,6 +166,7 @@ impl Scheduler {
     /// Removes all sequences without sending events, and forgets all KV blocks and their contents.
     pub(crate) fn clear(&mut self) -> Vec<Sequence> {
         self.kv.clear();
+        self.open_prompts = OpenPrompts::default();
         let sequences: Vec<_> = self
             .running
             .drain(..)
@@ -181,6 +190,7 @@ impl Scheduler {
             self.kv.release_all(&mut blocks);
         }
         self.shares.close_sequence(sequence.priority, &sequence.tenant);
+        self.open_prompts.leave(sequence.open_prompt());
         if sequence.priority == Priority::Urgent && matches!(ending, Ending::Finished(_)) {
             let bases = self.costs().base() * sequence.counts.passes as f64;
             self.finished_urgent_work.push(sequence.work_seconds + bases);
