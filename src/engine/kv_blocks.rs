@@ -196,7 +196,7 @@ impl KvBlocks {
         self.kept.keep(&mut self.cache, keeper, path.into_iter(), most);
     }
 
-    /// Keeps nothing any more for growing texts that have ended.
+    /// Keeps nothing any more for growing texts that have ended, as far as they are asked now.
     pub(crate) fn release_ended(&mut self) {
         self.kept.release_ended(&mut self.cache);
     }
