@@ -5,13 +5,13 @@ tokens each, one per step. Tokens per second are over all sequences."""
 
 import dataclasses
 import json
-import os
+import pathlib
 import re
-import subprocess
-import tempfile
+import sys
 
 from .machine import Failed, Setup, progress, run, unmapped
 
+PEAK = pathlib.Path(__file__).resolve().parent / "peak.py"
 CONTEXT = 64
 # Those that are measured unless others are named.
 SPEEDS = (*(f"prefill_{tokens}" for tokens in (128, 512, 2048)), *(f"decode_{1 << power}" for power in range(7)))
@@ -108,14 +108,6 @@ def memory(setup: Setup, repetitions: int) -> tuple[list[float], list[float]]:
 
 
 def peak_mib(command: list) -> float:
-    """The most memory that a program which must succeed ever had resident, in MiB, as the system tells it at the program's end.
-    Of a program that has less than this process, it would tell this one's, about 30 MiB."""
-    command = [str(part) for part in command]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            log.seek(0)
-            raise Failed(f"{' '.join(command)} ended with {process.returncode}:\n{log.read()[-2000:]}")
-    return usage.ru_maxrss / 1024
+    """The most memory that a program which must succeed ever had resident, in MiB, as the system tells it at the program's
+    end."""
+    return int(run([sys.executable, PEAK, *command])) / 1024

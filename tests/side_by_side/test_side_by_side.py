@@ -144,6 +144,12 @@ class Figures(WithStandIns):
         self.assertEqual(self.given("llama-bench", "-pg"), ["512,64"] * 2)
         self.assertEqual(self.given("llama-bench", "--load-mode"), ["none"] * 2)
 
+    def test_memory_of_whoever_measures_is_not_the_programs(self):
+        # Resident until the program has ended.
+        held = bytearray(200 << 20)
+        self.assertLess(engine.peak_mib([sys.executable, "-c", "pass"]), 50)
+        self.assertEqual(len(held), 200 << 20)
+
     def test_a_program_that_fails_is_told_with_its_words(self):
         with self.assertRaisesRegex(machine.Failed, "ended with 7:\nbecause"):
             engine.peak_mib([sys.executable, "-c", "import sys; print('because'); sys.exit(7)"])
