@@ -21,7 +21,7 @@ import threading
 import time
 
 from .gguf_file import GgufFile
-from .machine import Failed, Setup, client_class, http_ok, our_server, peak_rss_mib, progress, run, server
+from .machine import Failed, Setup, client_class, http_ok, our_server, peak_rss_mib, progress, run, server, unmapped
 
 CALLERS = 8
 # Tokens of KV memory that each side may hold, all callers together.
@@ -207,14 +207,15 @@ class Peer:
 
     def serve(self):
         """One slot per caller; prompt caching and continuous batching are on, as by default. Its second cache,
-        of evicted slots, can never hit here and would only add to its memory: off."""
+        of evicted slots, can never hit here and would only add to its memory: off. For its memory, too, it does not map
+        the file."""
         setup = self.setup
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [setup.peer / "llama-server", "-m", setup.model, "--host", "127.0.0.1", "--port", port]
         command += ["-t", setup.threads, "-tb", setup.threads, "-np", CALLERS, "-c", KV_TOKENS]
-        command += ["--cache-ram", 0]
+        command += ["--cache-ram", 0, *unmapped(setup.peer / "llama-server")]
 
         def ready(_process, _log):
             return f"127.0.0.1:{port}" if http_ok(f"http://127.0.0.1:{port}/health") else None

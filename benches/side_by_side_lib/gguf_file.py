@@ -13,7 +13,7 @@ from .machine import CannotRun
 
 # GGUF's scalar types by number.
 SCALARS = dict(enumerate("<B <b <H <h <I <i <f <?".split())) | {10: "<Q", 11: "<q", 12: "<d"}
-UINT32, INT32, STRING, ARRAY = 4, 5, 8, 9
+UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
 ALIGNMENT = 32
 COPY_BYTES = 1 << 24
 
@@ -131,6 +131,10 @@ class GgufFile:
     def set_uint32(self, key: str, number: int) -> None:
         """Sets one number."""
         self.entries[key] = (UINT32, struct.pack("<I", number))
+
+    def set_float32(self, key: str, number: float) -> None:
+        """Sets one number that need not be whole."""
+        self.entries[key] = (FLOAT32, struct.pack("<f", number))
 
     def hyperparameter(self, name: str) -> int:
         """One of the architecture's own numbers."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -77,6 +78,17 @@ class Setup:
             f"ours in {self.precision}, {self.threads} threads each on {cpu_name()}, {os.cpu_count()} cores, "
             f"load {os.getloadavg()[0]:.2f} before"
         )
+
+
+@functools.cache
+def unmapped(program: pathlib.Path) -> list[str]:
+    """Options with which a program of llama.cpp reads the model's file instead of mapping it. Mapped pages would count as its
+    memory also where it has repacked the weights into memory of its own, and the system can take them back."""
+    text = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    if "--load-mode" in text.stdout + text.stderr:
+        return ["--load-mode", "none"]
+    progress(f"{program.name} has no --load-mode: pages of the file that it maps count as its memory")
+    return []
 
 
 def cpu_name() -> str:

@@ -3,30 +3,18 @@
 import hashlib
 import os
 import pathlib
-import random
-import struct
-from typing import BinaryIO, Callable
+from typing import Callable
 
-from .gguf_file import GgufFile, Tensor
+from . import dummies
+from .dummies import TOKENS, constant
+from .gguf_file import GgufFile
 from .machine import CannotRun, Setup, default_model, progress, run
 
 # Changes whenever a variant is made differently.
-REVISION = 1
+REVISION = 2
 
 LLAMA_3_HEADERS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-TOKENS, TOKEN_TYPES, CONTROL = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", 3
-F32, Q4_0, Q8_0 = 0, 2, 8
-
-# Llama 3.2 1B but for its vocabulary.
-SHAPE_1B = {
-    "block_count": 16,
-    "context_length": 8192,
-    "embedding_length": 2048,
-    "feed_forward_length": 8192,
-    "attention.head_count": 32,
-    "attention.head_count_kv": 8,
-    "rope.dimension_count": 64,
-}
+TOKEN_TYPES, CONTROL = "tokenizer.ggml.token_type", 3
 
 
 def find(setup: Setup, name: str) -> pathlib.Path:
@@ -53,50 +41,26 @@ def cached(source: pathlib.Path, ending: str, make: Callable[[pathlib.Path], Non
     return path
 
 
-def quantised(setup: Setup) -> pathlib.Path:
-    """The demo's model in Q8_0, by llama.cpp's own program."""
+def converted(setup: Setup, file_type: str) -> pathlib.Path:
+    """The demo's model in a file type of llama.cpp's, by its own program."""
+    ending = file_type.lower()
     program = setup.peer / "llama-quantize"
     if not os.access(program, os.X_OK):
-        raise CannotRun(f"demo-q8_0 needs llama-quantize in LLAMA_CPP_BIN={setup.peer}")
+        raise CannotRun(f"demo-{ending} needs llama-quantize in LLAMA_CPP_BIN={setup.peer}")
     source = default_model(setup.ours)
 
     def make(path: pathlib.Path) -> None:
         partial = path.with_suffix(".partial")
-        run([program, "--allow-requantize", source, partial, "Q8_0"])
+        run([program, "--allow-requantize", source, partial, file_type])
         partial.rename(path)
 
-    return cached(source, "q8_0", make)
+    return cached(source, ending, make)
 
 
-def dummy_1b(setup: Setup) -> pathlib.Path:
-    """Random weights in Llama 3.2 1B's shape, Q4_0, with the demo's vocabulary, and guard-shaped."""
+def dummy(setup: Setup, ending: str, shape: dummies.Shape, mix: dummies.Mix) -> pathlib.Path:
+    """Random weights, with the demo's vocabulary, and guard-shaped."""
     source = default_model(setup.ours)
-
-    def make(path: pathlib.Path) -> None:
-        file = GgufFile.open(source)
-        for name, number in SHAPE_1B.items():
-            file.set_uint32(f"llama.{name}", number)
-        width, inner = SHAPE_1B["embedding_length"], SHAPE_1B["feed_forward_length"]
-        kv_width = width // SHAPE_1B["attention.head_count"] * SHAPE_1B["attention.head_count_kv"]
-        matrices = {
-            "attn_q": (width, width),
-            "attn_k": (width, kv_width),
-            "attn_v": (width, kv_width),
-            "attn_output": (width, width),
-            "ffn_gate": (width, inner),
-            "ffn_up": (width, inner),
-            "ffn_down": (inner, width),
-        }
-        file.tensors = [random_matrix("token_embd.weight", (width, len(file.get(TOKENS))), Q8_0)]
-        for layer in range(SHAPE_1B["block_count"]):
-            for norm in ("attn_norm", "ffn_norm"):
-                file.tensors.append(constant(f"blk.{layer}.{norm}.weight", width, 1.0))
-            for name, shape in matrices.items():
-                file.tensors.append(random_matrix(f"blk.{layer}.{name}.weight", shape, Q4_0))
-        file.tensors.append(constant("output_norm.weight", width, 1.0))
-        as_guard(file).write(path)
-
-    return cached(source, "dummy-1b", make)
+    return cached(source, ending, lambda path: as_guard(dummies.fill(GgufFile.open(source), shape, mix)).write(path))
 
 
 def guard_shaped(model: pathlib.Path) -> pathlib.Path:
@@ -138,26 +102,12 @@ def as_guard(file: GgufFile) -> GgufFile:
     return file
 
 
-def constant(name: str, width: int, number: float) -> Tensor:
-    """A vector of one number in f32."""
-    content = struct.pack("<f", number) * width
-    return Tensor(name, (width,), F32, len(content), lambda out: out.write(content))
-
-
-def random_matrix(name: str, shape: tuple[int, int], kind: int) -> Tensor:
-    """Quantised weights with a standard deviation of about 0.02, the same ones for the same name."""
-    # A block of 32 weights is an f16 scale and the weights; both kinds' weights are uniform over their range.
-    block, scale = {Q4_0: (18, 0.004), Q8_0: (34, 0.00027)}[kind]
-    blocks = shape[0] * shape[1] // 32
-    scale = struct.pack("<e", scale)
-
-    def write(out: BinaryIO) -> None:
-        content = bytearray(random.Random(name).randbytes(blocks * block))
-        for index in range(2):
-            content[index::block] = scale[index : index + 1] * blocks
-        out.write(content)
-
-    return Tensor(name, shape, kind, blocks * block, write)
-
-
-VARIANTS = {"demo": lambda setup: default_model(setup.ours), "demo-q8_0": quantised, "dummy-1b": dummy_1b}
+VARIANTS: dict[str, Callable[[Setup], pathlib.Path]] = {
+    "demo": lambda setup: default_model(setup.ours),
+    "demo-q8_0": lambda setup: converted(setup, "Q8_0"),
+    "demo-bf16": lambda setup: converted(setup, "BF16"),
+    "dummy-1b": lambda setup: dummy(setup, "dummy-1b", dummies.LLAMA_1B, dummies.Q4_0_MIX),
+    "dummy-1b-q8_0": lambda setup: dummy(setup, "dummy-1b-q8_0", dummies.LLAMA_1B, dummies.Q8_0_MIX),
+    "dummy-1b-bf16": lambda setup: dummy(setup, "dummy-1b-bf16", dummies.LLAMA_1B, dummies.BF16_MIX),
+    "dummy-8b": lambda setup: dummy(setup, "dummy-8b", dummies.LLAMA_8B_QUARTER, dummies.Q4_K_M_MIX),
+}

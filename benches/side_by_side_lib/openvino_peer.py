@@ -43,19 +43,23 @@ def fastest(setup: Setup, python: str, counts: list, stdin: str = "") -> str:
     return best
 
 
+def why_not(setup: Setup, python: str) -> str | None:
+    """Why OpenVINO does not read this model; None where it does."""
+    try:
+        side(setup, python, SETTINGS[0], ["prefill", 1])
+    except Failed as reason:
+        return str(reason).splitlines()[-1]
+    return None
+
+
 def speeds(setup: Setup, name: str, python: str, repetitions: int, quick: bool) -> tuple[list[float], list[float]]:
-    """Alternating repetitions of prefill_512 or decode_N: tokens/s of ours and of OpenVINO."""
-    kind, number = name.split("_")
-    count, steps = int(number), engine.steps(quick)
-    prefill = kind == "prefill"
-    counts = ["prefill", count] if prefill else ["decode", engine.CONTEXT, steps, count]
+    """Alternating repetitions of prefill_N or decode_N: tokens/s of ours and of OpenVINO."""
+    speed = engine.Speed.of(name)
+    counts = ["prefill", speed.count] if speed.prefill else ["decode", engine.CONTEXT, engine.steps(quick), speed.count]
     setting = fastest(setup, python, counts)
     ours, peer = [], []
     for repetition in range(repetitions):
-        if prefill:
-            ours.append(engine.our_bench(setup, count, 0, 1)["prefill_tok_s"])
-        else:
-            ours.append(engine.our_bench(setup, engine.CONTEXT, steps, count)["decode_tok_s"])
+        ours.append(engine.our_speed(setup, speed, quick))
         peer.append(side(setup, python, setting, counts)["tok_s"])
         progress(f"{name} {repetition + 1}/{repetitions}: ours {ours[-1]:.1f}, OpenVINO {peer[-1]:.1f} tokens/s")
     return ours, peer

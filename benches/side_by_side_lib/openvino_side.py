@@ -30,12 +30,12 @@ SETTINGS = {
 class Engine:
     """A pipeline with continuous batching, and its open requests."""
 
-    def __init__(self, model: str, threads: int, setting: str, kv_tokens: int):
+    def __init__(self, model: str, threads: int, setting: str, kv_tokens: int, batch_tokens: int = 2048):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.enable_prefix_caching = True
         # Blocks of 32 tokens, and room for a few more sequences than fill them exactly.
         scheduler.num_kv_blocks = kv_tokens // 32 + 64
-        scheduler.max_num_batched_tokens = 2048
+        scheduler.max_num_batched_tokens = batch_tokens
         properties = {"INFERENCE_NUM_THREADS": threads, **SETTINGS[setting]}
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduler, "CPU", properties)
         self.tokenizer = self.pipeline.get_tokenizer()
@@ -132,7 +132,9 @@ def main() -> None:
             answer = {"tok_s": prefill(engine, *counts)}
         case "decode":
             context, steps, sequences = counts
-            engine = Engine(model, int(threads), setting, 4 * sequences * (context + steps))
+            # All prompts in one step, so that all sequences end with the same one.
+            prompts = max(2048, sequences * context)
+            engine = Engine(model, int(threads), setting, 4 * sequences * (context + steps), prompts)
             answer = {"tok_s": decode(engine, *counts)}
         case "classify":
             callers, kv_tokens = counts

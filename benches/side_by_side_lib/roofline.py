@@ -67,11 +67,11 @@ class Roofline:
 
     def line(self, name: str, ours: float, peer: float, quick: bool) -> dict:
         """A figure of tokens/s as a share of the limit that binds it."""
-        kind, count = name.split("_")
-        if kind == "prefill":
-            sequences, new, context = 1, int(count), int(count) / 2
+        speed = engine.Speed.of(name)
+        if speed.prefill:
+            sequences, new, context = 1, speed.count, speed.count / 2
         else:
-            sequences, new, context = int(count), 1, engine.CONTEXT + engine.steps(quick) / 2
+            sequences, new, context = speed.count, 1, engine.CONTEXT + engine.steps(quick) / 2
         flop, read = self.work.flop(sequences, new, context), self.work.bytes(sequences, context)
         if flop / self.gemm > read / self.read:
             unit, limit, per_token = "GFLOP/s", self.gemm, flop / (sequences * new)
