@@ -25,8 +25,9 @@ PROMPT, SHARED, ANSWER = 64, 32, 16
 KV_MEMORY = "512MiB"
 # Requests that arrive at once, to see what an arrival costs.
 BURST = 200
-# Calls on a connection.
-CONNECTION_CALLS = 4096
+# Connections, and calls on each. A call that nobody reads counts as open in the client although the server has answered it, so
+# that there has to be room for all calls of a measurement.
+CONNECTIONS, CONNECTION_CALLS = 4, 65_536
 # The name of these calls in metrics.
 GENERATE = "babelward.v1.GenerationService/Generate"
 # Seconds between two looks at the server, of steps before a measurement, and that a queue may take to fill.
@@ -46,10 +47,9 @@ class Depths:
 class Load:
     """Requests that are sent, and how many have ended."""
 
-    def __init__(self, setup: machine.Setup, served: server.Served, most: int):
+    def __init__(self, setup: machine.Setup, served: server.Served):
         self.served = served
-        connections = -(-(most + RUNNING + BURST) // CONNECTION_CALLS)
-        self.generate = server.Generate(setup, served.address, connections)
+        self.generate = server.Generate(setup, served.address, CONNECTIONS)
         self.vocabulary = server.vocabulary(setup.model)
         self.draw = random.Random(1)
         self.shared = self.tokens(SHARED)
@@ -93,10 +93,12 @@ class Load:
         """Waits until the queue has this length, and for some steps more."""
         begin = time.monotonic()
         while time.monotonic() - begin < PATIENCE:
-            metrics = self.keep(waiting)
+            # Before more are sent, of which the engine cannot know yet.
+            metrics = self.served.metrics()
             is_settled = time.monotonic() - begin >= SETTLE
             if is_settled and self.all_taken(metrics) and self.open(metrics) <= RUNNING + waiting:
                 return
+            self.keep(waiting)
             time.sleep(LOOK)
         self.check()
         raise machine.Failed(f"the queue had not come to {waiting} requests after {PATIENCE:.0f} s")
@@ -168,7 +170,7 @@ def measure(setup: machine.Setup, seconds: float, emit, levels: tuple[int, ...] 
         "TELEMETRY__ACCESS_LOG": "false",
     }
     with server.served(setup, settings) as served:
-        load = Load(setup, served, max(levels))
+        load = Load(setup, served)
         try:
             for level in levels:
                 # So that it stays as long as it is to be while some of it ends between two looks.
