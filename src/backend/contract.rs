@@ -49,8 +49,8 @@ pub trait Backend: Send + Sync {
         options: &LoadOptions,
     ) -> Result<Footprint, LoadError>;
 
-    /// Loads the model at `path`: a `.gguf` file, a Hugging Face folder, or `dummy:SHAPE[:FORMAT]`; `adapters` are PEFT
-    /// folders, GGUF files, or `dummy:RANK`.
+    /// Loads the model at `path`: a `.gguf` file, a Hugging Face folder, or `dummy:SHAPE[:FORMAT[:WINDOW]]`;
+    /// `adapters` are PEFT folders, GGUF files, or `dummy:RANK`.
     ///
     /// # Errors
     /// As [`Backend::footprint`], and when there is no memory for the model.

@@ -19,7 +19,8 @@ use crate::{
 /// Arguments of `engine-bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file, a folder with safetensors, or `dummy:SHAPE[:FORMAT]`.
+    /// A GGUF file, a folder with safetensors, or `dummy:SHAPE[:FORMAT[:WINDOW]]`, which makes weights up; WINDOW is the longest
+    /// sequence in tokens, 8192 unless given.
     #[arg(long)]
     model: PathBuf,
     /// A LoRA adapter, a PEFT folder, a GGUF file, or `dummy:RANK`; may be repeated. Sequences take turns: each
@@ -155,7 +156,7 @@ fn measure_speeds(args: &Args, backend: &dyn Backend) -> anyhow::Result<()> {
         let speed = run.measure(loaded.model.as_mut())?;
         let report = json!({
             "model": args.model, "dtype": loaded.dtype, "precision": loaded.precision.name(), "device": args.device.to_string(), "threads": args.threads, "sequences": run.sequences,
-            "adapters": args.adapters.len(),
+            "adapters": args.adapters.len(), "window": footprint.context_length,
             "prompt_tokens": run.prompt_tokens, "shared_tokens": run.shared_tokens, "decode_tokens": run.decode_tokens,
             "graphs": matches!(args.device, DeviceName::Cuda(_)) && !args.no_graphs,
             "load_s": load_seconds,

@@ -30,6 +30,14 @@ pub enum InvalidModel {
         /// The shapes that there are.
         known: &'static str,
     },
+    /// The window of a made-up model is no number, or is too long.
+    #[error("dummy window `{found}` is no number of tokens from 1 to {longest}")]
+    DummyWindow {
+        /// What was asked for.
+        found: String,
+        /// The longest window that there is, in tokens.
+        longest: usize,
+    },
     /// The storage format of a made-up model is unknown.
     #[error("dummy format `{found}` is unknown ({known})")]
     DummyFormat {

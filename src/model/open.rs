@@ -1,5 +1,5 @@
 //! Opens the files of a decoder: a GGUF file, or a Hugging Face folder with `config.json` and safetensors. For measurements,
-//! `dummy:SHAPE[:FORMAT]` makes a model up.
+//! `dummy:SHAPE[:FORMAT[:WINDOW]]` makes a model up.
 
 use std::path::Path;
 

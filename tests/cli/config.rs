@@ -301,6 +301,7 @@ fn engine_bench_measures_several_numbers_of_sequences_with_a_pool_for_the_most()
     assert_eq!(sequences, [1, 4]);
     for report in &reports {
         assert_eq!(report["shared_tokens"], 32);
+        assert_eq!(report["window"], 8192);
         assert!(
             report["prefill_tok_s"].as_f64().unwrap() > 0.0 && report["decode_tok_s"].as_f64().unwrap() > 0.0
         );
@@ -384,6 +385,24 @@ fn engine_bench_refuses_what_it_cannot_measure_with_the_reason() {
         "only NVIDIA cards record decode steps, and the device is cpu",
     );
     let folder = tempfile::tempdir().unwrap();
+    for (window, part) in [
+        (
+            "64",
+            "104 tokens, prompt and answer together, and the window of the model has 64",
+        ),
+        (
+            "none",
+            "dummy window `none` is no number of tokens from 1 to 1048576",
+        ),
+    ] {
+        let model = format!("dummy:tiny:f32:{window}");
+        let counts = ["--prompt-tokens", "40", "--decode-tokens", "64"];
+        let outcome = run(command(folder.path())
+            .args(["engine-bench", "--model", &model])
+            .args(counts));
+        assert_ne!(outcome.code, 0);
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+    }
     let outcome = run(command(folder.path()).args(["engine-bench", "--model", "dummy:tiny", "--ceilings"]));
     assert_ne!(outcome.code, 0);
     assert!(

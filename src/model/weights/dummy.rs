@@ -7,6 +7,10 @@ use crate::model::{
 };
 
 const FORMATS: &str = "f32, bf16, q4_1, q8_0";
+/// Longest sequence in tokens, where nothing else is said.
+const WINDOW: usize = 8192;
+/// The longest window that can be asked for: devices keep a table of rotations for each of its positions.
+const LONGEST_WINDOW: usize = 1 << 20;
 const SHAPES: &str =
     "tiny, smollm2-135m, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-guard-3-1b, llama-guard-3-8b";
 
@@ -18,10 +22,15 @@ pub(crate) struct DummyWeights {
 }
 
 impl DummyWeights {
-    /// From `SHAPE` or `SHAPE:FORMAT`, for example `llama-3.2-1b:q8_0`.
+    /// From `SHAPE[:FORMAT[:WINDOW]]`, for example `llama-3.2-1b:q8_0:32768`: in bf16 and with a window of 8192 tokens, where
+    /// nothing else is said. Nothing of the weights depends on the window.
+    ///
+    /// # Errors
+    /// When there is no such shape or format, or the window is no number of tokens from 1 to 1048576.
     pub(crate) fn parse(spec: &str) -> Result<Self, InvalidModel> {
-        let (shape, format) = spec.split_once(':').unwrap_or((spec, "bf16"));
-        let format = match format {
+        let mut parts = spec.splitn(3, ':');
+        let shape = parts.next().unwrap_or_default();
+        let format = match parts.next().unwrap_or("bf16") {
             "f32" => TensorFormat::F32,
             "bf16" => TensorFormat::Bf16,
             "q4_1" => TensorFormat::Q4_1,
@@ -32,6 +41,18 @@ impl DummyWeights {
                     known: FORMATS,
                 });
             }
+        };
+        let window = match parts.next() {
+            None => WINDOW,
+            Some(text) => match text.parse() {
+                Ok(window @ 1..=LONGEST_WINDOW) => window,
+                _ => {
+                    return Err(InvalidModel::DummyWindow {
+                        found: text.to_owned(),
+                        longest: LONGEST_WINDOW,
+                    });
+                }
+            },
         };
         // Layers, hidden, ffn, heads, kv heads, head size, vocabulary, tied.
         let (sizes, tied) = match shape {
@@ -58,7 +79,7 @@ impl DummyWeights {
         };
         let mut config = ModelConfig::new(Family::Llama, sizes, layers, Rope::plain(500_000.0, head_dim));
         config.architecture = "llama".into();
-        config.context_length = 8192;
+        config.context_length = window;
         config.norm_eps = 1e-5;
         config.tied_embeddings = tied;
         Ok(Self { config, format })
@@ -136,5 +157,38 @@ impl WeightSource for DummyWeights {
 
     fn named(&self, _: &str) -> Result<Option<TensorData<'_>>, TensorProblem> {
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(spec: &str) -> usize {
+        DummyWeights::parse(spec).unwrap().config().context_length
+    }
+
+    fn refused(spec: &str) -> String {
+        DummyWeights::parse(spec).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_window_is_8192_tokens_unless_it_is_said() {
+        assert_eq!(window("tiny"), 8192);
+        assert_eq!(window("tiny:f32"), 8192);
+        assert_eq!(window("tiny:q8_0:32768"), 32_768);
+        assert_eq!(window("tiny:f32:1"), 1);
+    }
+
+    #[test]
+    fn a_window_that_is_no_number_of_tokens_is_refused_with_the_range() {
+        for found in ["0", "1048577", "-1", "many", "", "64:64"] {
+            assert_eq!(
+                refused(&format!("tiny:f32:{found}")),
+                format!("dummy window `{found}` is no number of tokens from 1 to 1048576")
+            );
+        }
+        assert!(refused("tiny:f64:64").contains("dummy format `f64` is unknown"));
+        assert!(refused("huge:f32:64").contains("dummy shape `huge` is unknown"));
     }
 }
