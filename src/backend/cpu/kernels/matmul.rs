@@ -35,9 +35,6 @@ const BF16_ROWS_PER_TASK: usize = 256;
 /// Tasks for each thread that a product of few rows is cut into: enough to share it evenly.
 const TASKS_PER_THREAD: usize = 4;
 
-/// From this many rows on, four-bit weights are unpacked to bytes once for all rows, rather than by each.
-const UNPACK_ROWS: usize = 12;
-
 thread_local! {
     /// The activations of the product that the calling thread computes, rounded.
     pub(super) static ROUNDED_ROWS: RefCell<RoundedRows> = RefCell::default();
@@ -52,16 +49,9 @@ pub(super) struct Scratch {
     weights: Vec<f32>,
     /// Outputs of strips of which the matrix has not all outputs, `[rows][PANEL]`.
     partial_strips: Vec<f32>,
-    int8: Int8Scratch,
-    pub bf16: Bf16Scratch,
-}
-
-#[derive(Default)]
-struct Int8Scratch {
-    /// A strip of four-bit weights unpacked, `[k / 4][STRIP][4]`.
-    unpacked: Vec<u8>,
     #[cfg(target_arch = "x86_64")]
     tiles: TileScratch,
+    pub bf16: Bf16Scratch,
 }
 
 /// Multiplies `x` (`[m, cols]`, row-major) with `weights`, into `out` (`[m, rows]`), all rows as those of prompts.
@@ -314,7 +304,8 @@ impl Block<'_> {
         let Scratch {
             weights,
             partial_strips,
-            int8,
+            #[cfg(target_arch = "x86_64")]
+            tiles,
             bf16,
         } = scratch;
         let first = strip * STRIP;
@@ -357,7 +348,11 @@ impl Block<'_> {
         unsafe {
             match self.x {
                 Inputs::Int8(x) => {
-                    self.run_int8(isa, x, panel.strips(strip_of_panel.index, count), int8, target)
+                    let strip = panel.strips(strip_of_panel.index, count);
+                    #[cfg(target_arch = "x86_64")]
+                    self.run_int8(isa, x, strip, tiles, target);
+                    #[cfg(not(target_arch = "x86_64"))]
+                    self.run_int8(isa, x, strip, target);
                 }
                 Inputs::Bf16(x) => bf16::product(isa, x, self.rows, strip_of_panel, bf16, target),
                 Inputs::F32(x) => self.run_f32(isa, x, panel, weights, target),
@@ -383,7 +378,7 @@ impl Block<'_> {
         isa: Isa,
         x: &Int8Rows,
         strip: Option<Strip<'_>>,
-        scratch: &mut Int8Scratch,
+        #[cfg(target_arch = "x86_64")] tiles: &mut TileScratch,
         target: OutputTile,
     ) {
         let Some(strip) = strip else {
@@ -391,18 +386,13 @@ impl Block<'_> {
         };
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller vouches for the target, for all of these rows and the strip's width.
-        let done = unsafe { int8::product_of_tiles(isa, x, self.rows, &strip, &mut scratch.tiles, target) };
+        let done = unsafe { int8::product_of_tiles(isa, x, self.rows, &strip, tiles, target) };
         #[cfg(not(target_arch = "x86_64"))]
         let done = 0;
         let rows = self.rows.count - done;
         if rows == 0 {
             return;
         }
-        let strip = if rows > UNPACK_ROWS {
-            int8::unpacked(strip, isa, self.matrix.cols(), &mut scratch.unpacked)
-        } else {
-            strip
-        };
         let step = rows.div_ceil(rows.div_ceil(MAX_ROWS));
         for row in (0..rows).step_by(step) {
             let part = self.rows.sub_range(done + row, step.min(rows - row));

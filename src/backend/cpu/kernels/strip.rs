@@ -11,15 +11,13 @@ pub(super) enum StripBits<'a> {
     Four(&'a [u8]),
     /// Eight-bit weights, `[k / 4][PANEL][4]`.
     Eight(&'a [u8]),
-    /// Four-bit weights unpacked to a byte each, `[k / 4][STRIP][4]`.
-    Unpacked(&'a [u8]),
 }
 
 impl StripBits<'_> {
     /// All bytes, from the first output's on.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Four(bytes) | Self::Eight(bytes) | Self::Unpacked(bytes) => bytes,
+            Self::Four(bytes) | Self::Eight(bytes) => bytes,
         }
     }
 }

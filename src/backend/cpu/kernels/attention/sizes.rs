@@ -17,7 +17,7 @@ pub(super) const SEGMENT: usize = 128;
 /// Most query rows of a tile that is computed in f32. Twice as many gained one percent.
 const F32_TILE_ROWS: usize = 2 * NARROW_ROWS;
 /// Most query rows of a tile that is computed in bf16. They share a segment's values in pairs.
-const BF16_TILE_ROWS: usize = 2 * ROW_BLOCK;
+const BF16_TILE_ROWS: usize = 4 * ROW_BLOCK;
 /// Most query rows of any tile.
 pub(super) const MOST_TILE_ROWS: usize = if F32_TILE_ROWS > BF16_TILE_ROWS {
     F32_TILE_ROWS

@@ -101,6 +101,145 @@ pub(in crate::backend::cpu::kernels) unsafe fn product(operands: &Operands, c: O
     }
 }
 
+/// A product that is computed run by run, between pieces of other work. A run is computed by its four methods, each called once, in
+/// the order in which they stand here.
+///
+/// # Safety
+/// All four ask for what [`product`] does, for the operands and the outputs of the product that was begun last; and while it is
+/// under way, nothing else changes this thread's tiles.
+pub(in crate::backend::cpu::kernels) struct SteppedProduct {
+    /// Those of the runs that are left.
+    operands: Operands,
+    /// Whether no run is done.
+    is_first: bool,
+    c: OutputTile,
+}
+
+impl SteppedProduct {
+    /// A product without runs.
+    pub(in crate::backend::cpu::kernels) const NONE: Self = Self {
+        operands: Operands {
+            x: std::ptr::null(),
+            x_second: std::ptr::null(),
+            w: [std::ptr::null(); 2],
+            w_step: 0,
+            runs: 0,
+        },
+        is_first: false,
+        c: OutputTile {
+            start: std::ptr::null_mut(),
+            stride: 0,
+            output: Output::Replace,
+        },
+    };
+
+    /// Begins a product.
+    pub(in crate::backend::cpu::kernels) fn begin(&mut self, operands: Operands, c: OutputTile) {
+        // Field by field: a copy of the whole would be read by the pieces of a run before it is written, which takes long.
+        self.operands = operands;
+        self.is_first = true;
+        self.c = c;
+    }
+
+    /// Whether there are runs left.
+    #[inline(always)]
+    pub(in crate::backend::cpu::kernels) fn is_under_way(&self) -> bool {
+        self.operands.runs > 0
+    }
+
+    /// Loads a tile of rows and one of weights.
+    ///
+    /// # Safety
+    /// See [`SteppedProduct`].
+    #[inline(always)]
+    pub(in crate::backend::cpu::kernels) unsafe fn load(&self) {
+        let Operands { x, x_second, w, .. } = self.operands;
+        // SAFETY: the caller vouches for what `load_sums` asks for, and for a run of each operand.
+        unsafe {
+            if self.is_first {
+                load_sums(self.c, !x_second.is_null());
+            }
+            asm!(
+                "tileloadd tmm6, [{w} + {line} * 1]",
+                "tileloaddt1 tmm4, [{x} + {line} * 1]",
+                w = in(reg) w[0], x = in(reg) x, line = in(reg) 64usize,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+    }
+
+    /// Multiplies these, and loads the other tile of weights.
+    ///
+    /// # Safety
+    /// See [`SteppedProduct`].
+    #[inline(always)]
+    pub(in crate::backend::cpu::kernels) unsafe fn multiply_first(&self) {
+        // SAFETY: the caller vouches for a run of the weights.
+        unsafe {
+            asm!(
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{w} + {line} * 1]",
+                w = in(reg) self.operands.w[1], line = in(reg) 64usize,
+                options(nostack, preserves_flags, readonly),
+            );
+        }
+    }
+
+    /// Multiplies these, and loads the other tile of rows, where there is one.
+    ///
+    /// # Safety
+    /// See [`SteppedProduct`].
+    #[inline(always)]
+    pub(in crate::backend::cpu::kernels) unsafe fn multiply_second(&self) {
+        let x_second = self.operands.x_second;
+        // SAFETY: the caller vouches for a run of the rows.
+        unsafe {
+            asm!(
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                options(nostack, preserves_flags, nomem)
+            );
+            if !x_second.is_null() {
+                asm!(
+                    "tileloaddt1 tmm5, [{x} + {line} * 1]",
+                    x = in(reg) x_second, line = in(reg) 64usize,
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+        }
+    }
+
+    /// Multiplies these, and stores the sums after the last run.
+    ///
+    /// # Safety
+    /// See [`SteppedProduct`].
+    #[inline(always)]
+    pub(in crate::backend::cpu::kernels) unsafe fn multiply_rest(&mut self) {
+        let operands = &mut self.operands;
+        let has_second = !operands.x_second.is_null();
+        // SAFETY: the caller vouches for the outputs.
+        unsafe {
+            if has_second {
+                asm!(
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    options(nostack, preserves_flags, nomem),
+                );
+            }
+            if operands.runs == 1 {
+                store_sums(self.c, has_second);
+            }
+        }
+        operands.runs -= 1;
+        operands.x = operands.x.wrapping_add(TILE_ROWS);
+        if has_second {
+            operands.x_second = operands.x_second.wrapping_add(TILE_ROWS);
+        }
+        operands.w[0] = operands.w[0].wrapping_add(operands.w_step);
+        operands.w[1] = operands.w[1].wrapping_add(operands.w_step);
+        self.is_first = false;
+    }
+}
+
 /// Loads what sums start from to tmm0 to tmm3: 0, or what `c` holds. `second` says whether the second tile of rows is
 /// used.
 ///

@@ -102,7 +102,6 @@ impl<'a> IntegerWeights<'a> {
         let plain = match strip.bits {
             StripBits::Four(bytes) => RunScaled::new(bytes, &strip).map(Kind::Four),
             StripBits::Eight(bytes) => RunScaled::new(bytes, &strip).map(Kind::Eight),
-            StripBits::Unpacked(_) => unreachable!("panels are never unpacked"),
         };
         Self {
             kind: plain.unwrap_or(Kind::Other(strip)),
@@ -193,7 +192,6 @@ fn expand_other(weights: &Strip<'_>, table: __m512, at: StripRun, out: &mut [Pai
                         expand_eight_bit_word(load_words(word, vector), factors, out);
                     }
                 }
-                StripBits::Unpacked(_) => unreachable!("panels are never unpacked"),
             }
         }
     }

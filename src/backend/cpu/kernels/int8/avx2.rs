@@ -55,7 +55,6 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
                         let at = bytes.as_ptr().add(first / 4 * PANEL_WORD_BYTES + 4 * lane);
                         multiply_eight_bit(rows, at, first, strip)
                     }
-                    StripBits::Unpacked(_) => unreachable!("only AVX-512 kernels are given unpacked strips"),
                 };
                 let scales = read(&strip.scales, group, lane);
                 let mins = strip.mins.as_ref().map(|mins| read(mins, group, lane));

@@ -20,6 +20,7 @@ mod sizes;
 mod tile_factors;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
 mod unpack;
 
 pub(super) use product::product;
@@ -27,4 +28,3 @@ pub(super) use rows::Int8Rows;
 pub(super) use sizes::{MAX_ROWS, PANEL_ROWS, TILE_ROWS};
 #[cfg(target_arch = "x86_64")]
 pub(super) use tiles::{TileScratch, product_of_tiles};
-pub(super) use unpack::unpacked;

@@ -68,14 +68,12 @@ pub(super) struct WordLayout {
 
 impl WordLayout {
     pub(super) fn of(bits: &StripBits<'_>) -> Self {
-        let (outputs, inputs) = match bits {
-            StripBits::Four(_) => (PANEL, 8),
-            StripBits::Eight(_) => (PANEL, 4),
-            StripBits::Unpacked(_) => (STRIP, 4),
-        };
         Self {
-            stride: 4 * outputs,
-            inputs,
+            stride: 4 * PANEL,
+            inputs: match bits {
+                StripBits::Four(_) => 8,
+                StripBits::Eight(_) => 4,
+            },
         }
     }
 }

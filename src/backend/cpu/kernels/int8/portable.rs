@@ -72,7 +72,7 @@ fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[
                         *dot += i32::from(weights[b] >> 4) * i32::from(values[4 + b]);
                     }
                 }
-                StripBits::Eight(_) | StripBits::Unpacked(_) => {
+                StripBits::Eight(_) => {
                     for b in 0..4 {
                         *dot += i32::from(weights[b]) * i32::from(values[b]);
                     }

@@ -47,9 +47,7 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     if isa.0 != IsaKind::Amx || too_few || strip.width != STRIP {
         return 0;
     }
-    let (StripBits::Four(packed) | StripBits::Eight(packed)) = strip.bits else {
-        return 0;
-    };
+    let packed = strip.bits.bytes();
     let first = rows.first;
     let tiles = rows.count / TILE_ROWS;
     let pointers = RowPointers::new(x, rows.sub_range(0, tiles * TILE_ROWS), strip);
@@ -64,7 +62,7 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     let zero = strip.zero as u8;
     match strip.bits {
         StripBits::Four(_) => unpack_four_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
-        _ => copy_eight_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
+        StripBits::Eight(_) => copy_eight_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
     }
     let factors = scratch_slice(&mut scratch.factors, groups * 2 * STRIP);
     read_all(isa, &strip.scales, 0, factors);

@@ -1,41 +1,12 @@
-//! Unpacking strips of weights to a byte each.
+//! Unpacking strips of weights to a byte each, as tiles load them.
 
-#[cfg(target_arch = "x86_64")]
 use crate::backend::cpu::kernels::{
-    buffers::scratch_slice,
-    isa::{IsaKind, per_isa},
+    isa::per_isa,
     panel::{PANEL_WORD_BYTES, STRIP},
-    strip::StripBits,
 };
-use crate::backend::cpu::kernels::{isa::Isa, strip::Strip};
 
-/// The same weights with a byte each, where that makes a kernel faster. `bytes` is scratch for them.
-pub(in crate::backend::cpu::kernels) fn unpacked<'a>(
-    strip: Strip<'a>,
-    isa: Isa,
-    cols: usize,
-    bytes: &'a mut Vec<u8>,
-) -> Strip<'a> {
-    match (strip.bits, isa.0) {
-        #[cfg(target_arch = "x86_64")]
-        (StripBits::Four(packed), IsaKind::Amx | IsaKind::Avx512Vnni) => {
-            let bytes = scratch_slice(bytes, cols * STRIP);
-            unpack_four_bit(isa, packed, 0, bytes);
-            Strip {
-                bits: StripBits::Unpacked(bytes),
-                ..strip
-            }
-        }
-        _ => {
-            let _ = (cols, bytes);
-            strip
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
 per_isa! {
-    /// Unpacks a strip of [`StripBits::Four`] to `[k / 4][STRIP][4]`, each byte minus `zero`.
+    /// Unpacks a strip of [`StripBits::Four`](crate::backend::cpu::kernels::strip::StripBits::Four) to `[k / 4][STRIP][4]`, each byte minus `zero`.
     pub(super) fn unpack_four_bit(isa; packed: &[u8], zero: u8, out: &mut [u8]) {
         for (packed, out) in packed.chunks(PANEL_WORD_BYTES).zip(out.chunks_exact_mut(8 * STRIP)) {
             let (low, high) = out.split_at_mut(4 * STRIP);
@@ -47,9 +18,8 @@ per_isa! {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 per_isa! {
-    /// Copies a strip of [`StripBits::Eight`] to `[k / 4][STRIP][4]`, each byte minus `zero`.
+    /// Copies a strip of [`StripBits::Eight`](crate::backend::cpu::kernels::strip::StripBits::Eight) to `[k / 4][STRIP][4]`, each byte minus `zero`.
     pub(super) fn copy_eight_bit(isa; packed: &[u8], zero: u8, out: &mut [u8]) {
         for (packed, out) in packed.chunks(PANEL_WORD_BYTES).zip(out.chunks_exact_mut(4 * STRIP)) {
             for (byte, out) in packed.iter().zip(out) {

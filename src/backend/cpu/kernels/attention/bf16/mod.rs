@@ -6,6 +6,8 @@
 //! Numerators are divided by the sum of what they are before they are rounded.
 
 mod operands;
+#[cfg(target_arch = "x86_64")]
+mod products;
 mod sub_tile;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
