@@ -10,6 +10,7 @@ least that can hold a verdict; ours answers whole verdicts, and decodes on where
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import http.client
 import json
 import pathlib
@@ -20,7 +21,7 @@ import statistics
 import threading
 import time
 
-from .gguf_file import GgufFile
+from .gguf_file import LLAMA_3_HEADERS, GgufFile
 from .machine import Failed, Setup, client_class, http_ok, our_server, peak_rss_mib, progress, run, server, unmapped
 
 CALLERS = 8
@@ -51,12 +52,19 @@ def conversations(count: int, seed: int) -> list[tuple[str, str]]:
 def prompts(setup: Setup, load: list[tuple[str, str]]) -> list[str]:
     """The texts that our guard is given for these conversations."""
     lines = "".join(json.dumps({"user": user, "assistant": agent}) + "\n" for user, agent in load)
-    command = [setup.ours, "guard-prompts", "--model", setup.model, *GUARD_KIND]
+    command = [setup.ours, "guard-prompts", "--model", setup.model, *guard_kind(setup.model)]
     return [json.loads(line)["prompt"] for line in run(command, stdin=lines).splitlines()]
 
 
-# The models are no guards; they are asked in the words of one.
+# A model that is no guard is asked in the words of one, with examples.
 GUARD_KIND = ["--guard-kind", "chat-demo"]
+
+
+@functools.cache
+def guard_kind(model: pathlib.Path) -> list[str]:
+    """The arguments that tell our program how to ask this model: with Llama Guard 3's prompt where it has that prompt's tokens."""
+    tokens = GgufFile.open(model).get("tokenizer.ggml.tokens")
+    return ["--guard-kind", "llama-guard-3-8b"] if set(LLAMA_3_HEADERS) <= set(tokens) else GUARD_KIND
 
 
 @dataclasses.dataclass
@@ -195,7 +203,7 @@ def serve(setup: Setup, role: str, kv_tokens: int):
     # Our keys and values are f16, as the peer's are.
     kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * 2
     settings = {"BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes), "BABELWARD_ENGINE__PRECISION": setup.precision}
-    kind = GUARD_KIND if role == "--guard" else []
+    kind = guard_kind(setup.model) if role == "--guard" else []
     return our_server(setup.ours, [role, f"bench={setup.model}", *kind], setup.threads, settings)
 
 

@@ -17,6 +17,9 @@ UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
 ALIGNMENT = 32
 COPY_BYTES = 1 << 24
 
+# What the prompt of a Llama Guard 3 is made of besides text.
+LLAMA_3_HEADERS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:

@@ -7,13 +7,12 @@ from typing import Callable
 
 from . import dummies
 from .dummies import TOKENS, constant
-from .gguf_file import GgufFile
+from .gguf_file import LLAMA_3_HEADERS, GgufFile
 from .machine import CannotRun, Setup, default_model, progress, run
 
 # Changes whenever a variant is made differently.
 REVISION = 2
 
-LLAMA_3_HEADERS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 TOKEN_TYPES, CONTROL = "tokenizer.ggml.token_type", 3
 
 
