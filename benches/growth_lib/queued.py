@@ -139,6 +139,7 @@ def window(load: Load, waiting: int, seconds: float) -> dict:
         "seconds": round(wall, 1),
         "steps": int(steps),
         "step_ms": round(1e3 * step_seconds / steps, 2),
+        "in_steps_percent": round(100 * step_seconds / wall, 1),
         "scheduling_us": None if scheduling is None else round(1e6 * scheduling / steps, 1),
         "scheduling_percent": None if scheduling is None else round(100 * scheduling / step_seconds, 3),
         "ended": int(passed(server.CALLS, method=GENERATE)),
