@@ -125,7 +125,8 @@ def measure(setup: machine.Setup, requests: int, emit, numbers: tuple[int, ...] 
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         guard_folder.write(folder, SHAPE)
-        setup = dataclasses.replace(setup, model=folder)
+        # Of the size of a block, which depends on the precision, follows how many prefixes a cache holds.
+        setup = dataclasses.replace(setup, model=folder, precision="int8")
         caches = [stack.enter_context(cache(setup, number)) for number in numbers]
         for kind in ("hit", "evict"):
             if kind == "evict":

@@ -1,7 +1,7 @@
 """What scheduling costs beside 8 to 10,000 requests that wait: seconds of scheduling for each second of steps, and for each
 request that arrives.
 
-The requests are calls of Generate with short answers. As many are sent as have ended, so that the queue keeps its length
+The requests are calls of Generate with short answers. As many are sent as have started, so that the queue keeps its length
 while it is measured; whoever sends reads no answers, for the client shares the processor with the server. The share that it
 takes is a figure of its own."""
 
@@ -17,9 +17,8 @@ from .curves import Curve, Panel, of
 LEVELS = (8, 100, 1000, 10_000)
 # Scheduling is to take less of a step's time than this, in percent.
 LIMIT = 2.0
-# Sequences of a step. An eighth of the places is kept free of generations (docs/scheduling.md).
+# Sequences that run at a time, at most.
 PLACES = 64
-RUNNING = PLACES - PLACES // 8
 # Tokens of a prompt, those of them that all prompts share, and of an answer.
 PROMPT, SHARED, ANSWER = 64, 32, 16
 KV_MEMORY = "512MiB"
@@ -30,6 +29,8 @@ BURST = 200
 CONNECTIONS, CONNECTION_CALLS = 4, 65_536
 # The name of these calls in metrics.
 GENERATE = "babelward.v1.GenerationService/Generate"
+# Steps of a measurement, however long they take.
+LEAST_STEPS = 10
 # Seconds between two looks at the server, of steps before a measurement, and that a queue may take to fill.
 LOOK, SETTLE, PATIENCE = 0.1, 2.0, 300.0
 
@@ -67,10 +68,14 @@ class Load:
         """Calls that have not ended."""
         return len(self.calls) - int(metrics.total(server.CALLS, method=GENERATE))
 
+    def waiting(self, metrics: server.Metrics) -> int:
+        """Calls that have not ended and do not run, those that the engine does not know of yet included."""
+        return self.open(metrics) - int(metrics.total(server.RUNNING))
+
     def keep(self, waiting: int) -> server.Metrics:
         """Sends as many as are missing of a queue of this length."""
         metrics = self.served.metrics()
-        self.send(max(0, RUNNING + waiting - self.open(metrics)))
+        self.send(max(0, waiting - self.waiting(metrics)))
         return metrics
 
     def all_taken(self, metrics: server.Metrics) -> bool:
@@ -96,7 +101,7 @@ class Load:
             # Before more are sent, of which the engine cannot know yet.
             metrics = self.served.metrics()
             is_settled = time.monotonic() - begin >= SETTLE
-            if is_settled and self.all_taken(metrics) and self.open(metrics) <= RUNNING + waiting:
+            if is_settled and self.all_taken(metrics) and self.waiting(metrics) <= waiting:
                 return
             self.keep(waiting)
             time.sleep(LOOK)
@@ -115,7 +120,10 @@ def window(load: Load, waiting: int, seconds: float) -> dict:
     depths = Depths()
     begin, processor = time.monotonic(), time.process_time()
     before = after = load.keep(waiting)
-    while time.monotonic() - begin < seconds:
+    limit = begin + seconds + PATIENCE
+    while time.monotonic() < begin + seconds or after.total(server.STEPS) - before.total(server.STEPS) < LEAST_STEPS:
+        if time.monotonic() > limit:
+            raise machine.Failed(f"{LEAST_STEPS} steps took more than {seconds + PATIENCE:.0f} s")
         time.sleep(LOOK)
         after = load.keep(waiting)
         depths.seen.append(int(after.total(server.QUEUED)))
@@ -126,13 +134,12 @@ def window(load: Load, waiting: int, seconds: float) -> dict:
         return after.total(name, **labels) - before.total(name, **labels)
 
     steps, step_seconds, scheduling = passed(server.STEPS), passed(server.STEP_SECONDS), after.scheduling(before)
-    if not steps:
-        raise machine.Failed(f"no step ended within {seconds:.0f} s: measure for longer")
     return {
         **depths.line(),
         "seconds": round(wall, 1),
         "steps": int(steps),
         "step_ms": round(1e3 * step_seconds / steps, 2),
+        "in_steps_percent": round(100 * step_seconds / wall, 1),
         "scheduling_us": None if scheduling is None else round(1e6 * scheduling / steps, 1),
         "scheduling_percent": None if scheduling is None else round(100 * scheduling / step_seconds, 3),
         "ended": int(passed(server.CALLS, method=GENERATE)),

@@ -154,7 +154,7 @@ class Growth(unittest.TestCase):
         for line in self.lines:
             self.assertGreater(line["steps"], 0)
             self.assertGreater(line["ended"], 0)
-            self.assertLessEqual(line["waiting_most"], line["queued"] + line["queued"] // 100 + queued.RUNNING)
+            self.assertLessEqual(line["waiting_most"], line["queued"] + line["queued"] // 100 + queued.PLACES)
 
 
 if __name__ == "__main__":
