@@ -283,10 +283,9 @@ impl DecoderOps for CpuOps {
     fn embed(&mut self, step: &CpuStep<'_>, tables: Embedding<'_, Linear>, hidden: &mut Vec<f32>) {
         let (tokens, width) = (&step.tokens, tables.tokens.cols());
         hidden.resize(tokens.len() * width, 0.0);
-        for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
-            tables.tokens.read_row(token as usize, row);
-            row.iter_mut().for_each(|value| *value *= tables.scale);
-        }
+        tables
+            .tokens
+            .read_rows(&mut self.compute, tokens, tables.scale, hidden);
         if let Some(table) = tables.positions {
             let mut own = vec![0.0; width];
             for (&position, row) in self.positions.iter().zip(hidden.chunks_exact_mut(width)) {

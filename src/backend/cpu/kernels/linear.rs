@@ -1,7 +1,10 @@
 //! Weights of a linear layer.
 
-use super::packed::PackedMatrix;
+use super::{compute::Compute, disjoint::DisjointSlices, packed::PackedMatrix};
 use crate::model::spec::{Products, TokenKind};
+
+/// Rows in one task of [`Linear::read_rows`]: reading a row takes some microseconds, because its weights are far apart.
+const ROWS_PER_TASK: usize = 4;
 
 /// Several matrices over the same input, their outputs side by side, and the precision of their products.
 ///
@@ -81,5 +84,24 @@ impl Linear {
         if let Some(matrix) = self.parts.first() {
             matrix.read_row(row, out);
         }
+    }
+
+    /// An embedding look-up for each of `rows`: writes the weights of these outputs of the first matrix, times `scale`, to `out`,
+    /// `[rows, cols]`.
+    ///
+    /// # Panics
+    /// When `out` has another size.
+    pub fn read_rows(&self, compute: &mut Compute, rows: &[u32], scale: f32, out: &mut [f32]) {
+        let cols = self.cols();
+        assert!(out.len() == rows.len() * cols);
+        let out = DisjointSlices::new(out);
+        compute.pool.run_parts(rows.len(), ROWS_PER_TASK, &|part| {
+            for index in part {
+                // SAFETY: `run_parts` gives each task other rows, and these elements are the row's only.
+                let out = unsafe { out.part(index * cols, cols) };
+                self.read_row(rows[index] as usize, out);
+                out.iter_mut().for_each(|value| *value *= scale);
+            }
+        });
     }
 }
