@@ -79,8 +79,8 @@ impl CancelFlag {
     }
 }
 
-/// Ids of the open sequences of one scheduler whose flags have been set since the list was last taken. A sequence is at most
-/// once in it for each call that set its flag. Clones are the same list.
+/// Ids of the open sequences of one scheduler whose flags have been set since the list was last taken. A sequence may be in
+/// it more than once, and after its end. Clones are the same list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StopList(Arc<Mutex<Vec<u64>>>);
 

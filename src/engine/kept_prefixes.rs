@@ -49,7 +49,7 @@ impl KeptPrefixes {
     ) {
         let keeper = Arc::downgrade(&keeper.0);
         let place = self.prefixes.iter().position(|kept| kept.keeper.ptr_eq(&keeper));
-        let before = place.and_then(|place| self.prefixes.remove(place));
+        let before = place.and_then(|place| self.remove(place));
         // Pinned blocks, which a prefix may begin with, need not be kept.
         let nodes = blocks.filter_map(|block| cache.keep(block));
         let nodes = nodes.take(most).collect();
@@ -58,11 +58,18 @@ impl KeptPrefixes {
         }
         self.prefixes.push_back(KeptPrefix { keeper, nodes });
         while cache.kept() > most {
-            let Some(oldest) = self.prefixes.pop_front() else {
-                break;
-            };
+            let Some(oldest) = self.remove(0) else { break };
             release(cache, oldest);
         }
+    }
+
+    /// Takes one out. The one that is asked next stays so, unless it is this one.
+    fn remove(&mut self, place: usize) -> Option<KeptPrefix> {
+        let removed = self.prefixes.remove(place)?;
+        if place < self.next {
+            self.next -= 1;
+        }
+        Some(removed)
     }
 
     /// Keeps nothing any more for texts that have ended, as far as they are asked now.
@@ -74,7 +81,7 @@ impl KeptPrefixes {
             match self.prefixes.get(self.next) {
                 Some(kept) if kept.keeper.strong_count() > 0 => self.next += 1,
                 _ => {
-                    let ended = self.prefixes.remove(self.next);
+                    let ended = self.remove(self.next);
                     ended.into_iter().for_each(|ended| release(cache, ended));
                 }
             }

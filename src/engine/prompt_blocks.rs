@@ -92,6 +92,12 @@ impl PromptBlocks {
         self.cached
     }
 
+    /// Whether other sequences may compute more of the leading blocks than were cached, as far as has been noted. Once they may,
+    /// they always may.
+    pub(crate) fn expects_more(&self) -> bool {
+        self.expected > self.cached
+    }
+
     /// Leading blocks that may not have to be computed for this sequence, as far as has been noted.
     pub(crate) fn expected(&self) -> usize {
         self.expected

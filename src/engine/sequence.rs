@@ -167,7 +167,7 @@ pub(crate) struct Sequence {
     pub cached_blocks: usize,
     /// The full blocks of its prompt, compared with those of other sequences.
     pub prompt_blocks: PromptBlocks,
-    /// The most work that its prompt can be in one step, or whole where a step can compute all of it.
+    /// The most work that a later sequence of its owner and class may have to wait for while this one waits.
     pub most_prefill: StepShape,
     /// What to produce after the prompt.
     pub output: OutputSpec,

@@ -55,7 +55,7 @@ impl OwnerKey {
 #[derive(Default)]
 struct OwnerQueue {
     ranks: BTreeSet<Rank>,
-    /// The most work that their prompts can be, all together.
+    /// The most work that a new one may have to wait for, all together.
     most_work: StepShape,
 }
 
@@ -170,7 +170,7 @@ impl WaitingQueues {
         })
     }
 
-    /// The most work that the waiting prompts of a class and owner can be, all together.
+    /// The most work that a new sequence of a class and owner may have to wait for while those that are here wait.
     pub(crate) fn most_work(&self, class: Priority, owner: &CacheOwner) -> StepShape {
         let owner = owner.clone();
         let sequences = self.owners.get(&OwnerKey { class, owner });

@@ -113,11 +113,11 @@ impl Scheduler {
         };
         let waiting = self.waiting.of_owner(&key, &sequence.owner);
         let waiting = waiting.filter_map(move |other| {
-            if other.started.is_some() || other.is_cancelled() {
+            // One that may be deferred until another one has computed a common prefix can be passed by the new one.
+            if other.started.is_some() || other.is_cancelled() || other.prompt_blocks.expects_more() {
                 return None;
             }
             let expected = self.expected_blocks(other);
-            // Otherwise it may be deferred until another one has computed a common prefix, and the new one passes it.
             (expected == other.prompt_blocks.cached()).then(|| EarlierSequence {
                 seconds: self.least_prefill_seconds(&costs, other, expected, longest),
                 deadline: other.deadline(),
@@ -153,21 +153,26 @@ impl Scheduler {
         expected: usize,
         most: usize,
     ) -> f64 {
+        costs.part(self.least_prefill(sequence, expected, most))
+    }
+
+    /// The work whose time [`Scheduler::least_prefill_seconds`] tells.
+    fn least_prefill(&self, sequence: &Sequence, expected: usize, most: usize) -> StepShape {
         let (length, limits) = (sequence.prompt_len, self.kv.limits());
         // The last token is always computed.
         let shared = (expected * limits.block_size).min(length - 1);
         let tokens = (length - shared).min(most);
-        costs.part(StepShape::of(tokens, limits.seen(shared), sequence.is_read()))
+        StepShape::of(tokens, limits.seen(shared), sequence.is_read())
     }
 
-    /// More work than the first chunk of a prompt can be, however much of the prompt need not be computed.
+    /// The most work that [`Scheduler::earlier_than`] ever counts of a sequence that waits: nothing once other sequences may
+    /// compute more of its prompt than is cached, and what is not cached until then.
     fn most_prefill(&self, sequence: &Sequence) -> StepShape {
-        let (length, limits) = (sequence.prompt_len, self.kv.limits());
-        let tokens = length.min(limits.longest_chunk());
-        // A chunk attends to fewer positions than this before it. The whole prompt attends to itself alone, and the rest of a
-        // prompt whose beginning is cached to no more than the whole.
-        let context = if tokens < length { limits.seen(length) } else { 0 };
-        StepShape::of(tokens, context, sequence.is_read())
+        let blocks = &sequence.prompt_blocks;
+        if blocks.expects_more() {
+            return StepShape::default();
+        }
+        self.least_prefill(sequence, blocks.cached(), self.kv.limits().longest_chunk())
     }
 
     /// Most blocks that a sequence puts into the cache.
@@ -434,5 +439,28 @@ mod tests {
         assert_eq!(arrive(20_000, 1_000_000), (false, 0), "there is time for all");
         let (refused, looks) = arrive(20_001, 2);
         assert!(refused && (1..5000).contains(&looks), "{looks} looks");
+    }
+
+    #[test]
+    fn a_beginning_that_all_prompts_share_is_in_the_sum_of_what_waits_once() {
+        let mut scheduler = scheduler(4, 32, None);
+        let now = Instant::now();
+        for _ in 0..40 {
+            let shape = StepShape::of(50, 0, true);
+            scheduler.step_time.observe(shape, Duration::from_secs(5), now);
+        }
+        let urgent = |id: u32, prompt: &[u32], deadline: Option<Instant>| {
+            let (mut asked, recorder) = request(prompt, greedy(1));
+            asked.priority = Priority::Urgent;
+            asked.deadline = deadline;
+            (Sequence::new(asked, now, u64::from(id), None), recorder)
+        };
+        for number in 0..MANY {
+            let prompt = [&[7; 8][..], &digits(number)].concat();
+            scheduler.enqueue(urgent(number, &prompt, None).0);
+        }
+        let (sequence, recorder) = urgent(MANY, &[9; 3], Some(now + Duration::from_secs(10)));
+        scheduler.arrive(sequence, now);
+        assert_eq!((recorder.error(), scheduler.waiting.looks.get()), (None, 0));
     }
 }

@@ -6,8 +6,10 @@
 //! share; `admit.rs`, which lets waiting sequences run; and `blocks.rs`, which allocates KV blocks and preempts.
 //! `arrival.rs` accepts new sequences or refuses them, and `pace.rs` bounds the time of a step.
 //!
-//! Neither planning a step nor taking an arrival looks at all sequences that wait. What either costs grows with the running
-//! sequences and the queues, which are bounded by the budget and by the number of classes and accounts.
+//! Planning a step does not look at all sequences that wait, and taking an arrival seldom does: one that the queue may make
+//! late looks at those before it, as far as `wait_forecast.rs` asks for them, and one of a prefix that is to be pinned looks at
+//! all. What else either costs grows with the running sequences and the queues, which are bounded by the budget and by the
+//! number of classes and accounts.
 
 mod admit;
 mod arrival;

@@ -91,7 +91,7 @@ pub(in crate::backend::cpu::kernels) struct Operands {
 /// # Safety
 /// What [`load_sums`] (with `second` where [`Operands::x_second`] is not null), [`add_products`] and [`store_sums`]
 /// ask for.
-pub(in crate::backend::cpu::kernels) unsafe fn product(operands: &Operands, c: OutputTile) {
+pub(super) unsafe fn product(operands: &Operands, c: OutputTile) {
     let second = !operands.x_second.is_null();
     // SAFETY: the caller vouches for what the three functions ask for.
     unsafe {

@@ -30,7 +30,7 @@ mod vectors;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use {
-    amx::{Operands, SteppedProduct, product as product_of_tiles, shapes},
+    amx::{Operands, SteppedProduct, shapes},
     gated::GatedProduct,
     layout::{PairBits, RUN_PAIRS, RunBits, TILE_ROWS},
     round_row::round_row,

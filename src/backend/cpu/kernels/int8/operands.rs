@@ -5,7 +5,7 @@ use super::{
     sizes::{ACTIVATION_GROUP, SMALL_GROUP},
 };
 use crate::backend::cpu::kernels::{
-    panel::{PANEL, STRIP},
+    panel::PANEL,
     ranges::RowRange,
     strip::{Strip, StripBits},
 };

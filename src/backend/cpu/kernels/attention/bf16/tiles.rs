@@ -32,14 +32,11 @@ use crate::backend::cpu::kernels::{
         sizes::{BLOCK_TOKENS, SEGMENT},
         softmax::SoftmaxState,
     },
-    bf16::{
-        Operands, PairBits, ROW_BLOCK, RUN, RUN_PAIRS, RunBits, SteppedProduct, TILE_ROWS, round_row, shapes,
-    },
+    bf16::{PairBits, ROW_BLOCK, RUN, RUN_PAIRS, RunBits, SteppedProduct, TILE_ROWS, round_row, shapes},
     buffers::scratch_slice,
     elementwise::ScoreSums,
     isa::Isa,
     micro::LANES,
-    output::{Output, OutputTile},
     prefetch::CACHE_LINE,
     tile_config,
 };
