@@ -25,9 +25,6 @@ use crate::backend::cpu::kernels::{
 /// [`RowPointers::new`] has checked `ROWS` rows and this strip, whose width is `VECTORS * 16`, and the rows are still
 /// borrowed. `c` is readable and writable for as many rows and outputs, and while this runs nobody else accesses
 /// those. The processor has AVX2, FMA and F16C.
-///
-/// # Panics
-/// When the strip's weights are unpacked: only AVX-512 kernels get such.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
     rows: &RowPointers,
