@@ -200,8 +200,8 @@ class Ours:
 
 def serve(setup: Setup, role: str, kv_tokens: int):
     """Our server with room for so many tokens; `role` is --guard or --model."""
-    # Our keys and values are f16, as the peer's are.
-    kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * 2
+    # Our keys and values are f16, as the peer's are, or bf16, but in f32.
+    kv_bytes = kv_tokens * GgufFile.open(setup.model).kv_values_per_token() * (4 if setup.precision == "f32" else 2)
     settings = {"BABELWARD_ENGINE__KV_MEMORY": str(kv_bytes), "BABELWARD_ENGINE__PRECISION": setup.precision}
     kind = guard_kind(setup.model) if role == "--guard" else []
     return our_server(setup.ours, [role, f"bench={setup.model}", *kind], setup.threads, settings)

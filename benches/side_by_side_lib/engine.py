@@ -1,7 +1,7 @@
 """prefill_N and decode_N, and the memory of both: each side's own engine benchmark, without a server.
 
-Both sides compute the same counts: a prompt of N tokens in one go; or for N sequences, each with 64 tokens of context, 64 further
-tokens each, one per step. Tokens per second are over all sequences."""
+Both sides compute the same counts: a prompt of N tokens, ours in one step and llama.cpp's in pieces of 512, its default; or for N
+sequences, each with 64 tokens of context, 64 further tokens each, one per step. Tokens per second are over all sequences."""
 
 import dataclasses
 import json

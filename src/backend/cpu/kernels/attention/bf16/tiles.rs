@@ -321,7 +321,6 @@ unsafe fn exponentiate(
                 sums.maxima[row] = of_row.maximum;
             }
         }
-        // SAFETY: the caller vouches for what the products ask for.
     }
 }
 
