@@ -124,7 +124,8 @@ def measure_server(side, work: dict[str, list[tuple[str, str]]], out: Measured) 
 
 def check_same_work(ours: float, peer: float) -> None:
     """That prompts have as many tokens on both sides."""
-    if abs(ours - peer) > 0.02 * peer:
+    # Two programs split a few words otherwise: OpenVINO counts 328 tokens where ours and llama.cpp count 321.
+    if abs(ours - peer) > 0.03 * peer:
         raise Failed(f"the two sides were not given the same work: prompts of {ours:.0f} and of {peer:.0f} tokens")
 
 
