@@ -20,6 +20,14 @@ impl StripBits<'_> {
             Self::Four(bytes) | Self::Eight(bytes) => bytes,
         }
     }
+
+    /// Inputs in a word.
+    pub(super) fn inputs_per_word(&self) -> usize {
+        match self {
+            Self::Four(_) => 8,
+            Self::Eight(_) => 4,
+        }
+    }
 }
 
 /// Scales or minimums of neighbouring outputs, `[group][PANEL]` from the first output on.

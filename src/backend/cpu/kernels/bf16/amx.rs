@@ -135,7 +135,8 @@ impl SteppedProduct {
 
     /// Begins a product.
     pub(in crate::backend::cpu::kernels) fn begin(&mut self, operands: Operands, c: OutputTile) {
-        // Field by field: a copy of the whole would be read by the pieces of a run before it is written, which takes long.
+        // Field by field: the compiler copies a whole struct in words that lie across its fields, and the processor stalls when a
+        // field is read soon after.
         self.operands = operands;
         self.is_first = true;
         self.c = c;

@@ -22,8 +22,8 @@ const MAGIC: f32 = 12_582_912.0;
 const MAGIC_BITS: i32 = MAGIC.to_bits() as i32;
 
 /// Prefetch distance of weights, in bytes. Without prefetching, decoding of six sequences of SmolLM2 takes half as long again,
-/// because the hardware does not foresee enough: a strip is half of each line that its panel has for an input. Half the
-/// distance is 5 % slower, and a whole strip (9 to 18 KB) up to 20 %.
+/// because the hardware does not foresee enough: a strip has two of the four lines in which a word of all of a panel's outputs lies.
+/// Half the distance is 5 % slower, and that of a whole strip (9 to 18 KB) up to 20 %.
 ///
 /// Tried and not taken: code of its own for each size of groups, with minimums and without, so that nothing is decided between two
 /// groups; it was no faster.

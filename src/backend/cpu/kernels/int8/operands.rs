@@ -4,11 +4,7 @@ use super::{
     rows::Int8Rows,
     sizes::{ACTIVATION_GROUP, SMALL_GROUP},
 };
-use crate::backend::cpu::kernels::{
-    panel::PANEL,
-    ranges::RowRange,
-    strip::{Strip, StripBits},
-};
+use crate::backend::cpu::kernels::{panel::PANEL_WORD_BYTES, ranges::RowRange, strip::Strip};
 
 /// Rows of activations, as pointers to the first row's elements. [`RowPointers::new`] has checked that the rows exist
 /// and that a strip has weights for all of their inputs; kernels rely on it.
@@ -33,12 +29,11 @@ impl RowPointers {
     /// When the rows do not exist, or the strip does not hold `x.cols` inputs for `strip.width` outputs.
     pub(super) fn new(x: &Int8Rows, rows: RowRange, strip: &Strip<'_>) -> Self {
         let (cols, group, width) = (x.cols, strip.group, strip.width);
-        let layout = WordLayout::of(&strip.bits);
         assert!(group == SMALL_GROUP || group == ACTIVATION_GROUP);
         assert!(cols.is_multiple_of(ACTIVATION_GROUP) && cols > 0);
         assert!(rows.first + rows.count <= x.rows);
         let groups = cols / group;
-        let last_word = (cols / layout.inputs - 1) * layout.stride;
+        let last_word = (cols / strip.bits.inputs_per_word() - 1) * PANEL_WORD_BYTES;
         assert!(strip.bits.bytes().len() >= last_word + 4 * width);
         assert!(
             strip.scales.covers(groups, width) && strip.mins.is_none_or(|mins| mins.covers(groups, width))
@@ -54,26 +49,6 @@ impl RowPointers {
             scales: x.scales[rows.first * (cols / ACTIVATION_GROUP)..].as_ptr(),
             sums: sums[rows.first * groups..].as_ptr(),
             groups,
-        }
-    }
-}
-
-/// How the words of an output lie in memory.
-pub(super) struct WordLayout {
-    /// Bytes from one word of an output to the next.
-    pub stride: usize,
-    /// Inputs in a word.
-    pub inputs: usize,
-}
-
-impl WordLayout {
-    pub(super) fn of(bits: &StripBits<'_>) -> Self {
-        Self {
-            stride: 4 * PANEL,
-            inputs: match bits {
-                StripBits::Four(_) => 8,
-                StripBits::Eight(_) => 4,
-            },
         }
     }
 }

@@ -2,13 +2,10 @@
 
 use half::f16;
 
-use super::{
-    operands::{RowPointers, WordLayout},
-    sizes::ACTIVATION_GROUP,
-};
+use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
-    panel::PANEL,
+    panel::{PANEL, PANEL_WORD_BYTES},
     strip::{Strip, StripBits, StripScales},
 };
 
@@ -61,7 +58,7 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
 
 /// Adds the products of neighbouring inputs from `first` on, one for each of `values`, to each output's sum.
 fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[i8]) {
-    let WordLayout { stride, inputs } = WordLayout::of(bits);
+    let (stride, inputs) = (PANEL_WORD_BYTES, bits.inputs_per_word());
     for (index, values) in values.chunks_exact(inputs).enumerate() {
         let bytes = &bits.bytes()[(first / inputs + index) * stride..][..4 * dots.len()];
         for (dot, weights) in dots.iter_mut().zip(bytes.as_chunks::<4>().0) {

@@ -41,8 +41,9 @@ use crate::backend::cpu::kernels::{
     tile_config,
 };
 
-/// How many blocks ahead of the one whose values are arranged keys are prefetched, and values.
+/// How many blocks ahead of the one whose values are arranged keys are prefetched.
 const KEYS_AHEAD: usize = 2;
+/// The same for values.
 const VALUES_AHEAD: usize = 1;
 /// Pairs of tokens in a block.
 const BLOCK_PAIRS: usize = BLOCK_TOKENS / 2;
@@ -193,7 +194,7 @@ impl TileQueries<'_> {
                     weighted_sums: state.weighted_sums,
                 }),
             );
-            let mut sums = RowSums {
+            let mut sums = SoftmaxRows {
                 maxima: state.maxima,
                 denominators: state.denominators,
             };
@@ -217,7 +218,7 @@ impl TileQueries<'_> {
 }
 
 /// Maxima and denominators of a query tile's rows, `[rows]`.
-struct RowSums<'a> {
+struct SoftmaxRows<'a> {
     maxima: &'a mut [f32],
     denominators: &'a mut [f32],
 }
@@ -281,7 +282,7 @@ unsafe fn exponentiate(
     isa: Isa,
     part: &SubTile<'_>,
     operands: &mut PartOperands<'_>,
-    sums: &mut RowSums<'_>,
+    sums: &mut SoftmaxRows<'_>,
     products: &mut Products<'_>,
 ) {
     let SubTile {
@@ -415,7 +416,7 @@ struct RowScores<'a> {
 
 /// Computes what [`super::vectors::powers`] does of a row's scores, and writes `RUNS` runs of the numerators, rounded, to
 /// `out[run * TILE_ROWS]`. Meanwhile it computes a run of `product`: its instructions stand between those for vectors, for
-/// the processor does both at a time only where they are close together.
+/// the processor does both at the same time only where they are close together.
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW and BF16. Where there is a product: what [`SteppedProduct`] asks for.
