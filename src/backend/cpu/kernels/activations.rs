@@ -41,10 +41,8 @@ impl RoundedRows {
         match weights.precision(kind) {
             Products::Bf16 => self.bf16.set(compute, x, weights.cols()),
             Products::Int8 if weights.parts().iter().any(PackedMatrix::is_quantised) => {
-                self.int8.set(compute, x, weights.cols());
-                #[cfg(target_arch = "x86_64")]
-                self.int8
-                    .set_tiles(compute, weights.parts().iter().map(PackedMatrix::group_size));
+                let groups = weights.parts().iter().map(PackedMatrix::group_size);
+                self.int8.set(compute, x, weights.cols(), groups);
             }
             Products::Int8 | Products::F32 => {}
         }

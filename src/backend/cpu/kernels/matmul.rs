@@ -261,6 +261,15 @@ struct StripRange {
     end: usize,
 }
 
+/// Neighbouring strips of a panel.
+#[derive(Clone, Copy)]
+struct MatrixStrips<'a> {
+    panel: MatrixPanel<'a>,
+    /// Index of the first strip in the panel.
+    first: usize,
+    count: usize,
+}
+
 /// What one task computes of one matrix: neighbouring strips of outputs, for some rows of `x`.
 struct Block<'a> {
     matrix: &'a PackedMatrix,
@@ -285,7 +294,7 @@ impl Block<'_> {
         while strip < end {
             let whole_panel = strip.is_multiple_of(STRIPS_PER_PANEL) && strip + STRIPS_PER_PANEL <= end;
             let count = match self.x {
-                Inputs::Int8(_) if !whole_panel || self.rows.count > PANEL_ROWS => 1,
+                Inputs::Int8(_) if !whole_panel => 1,
                 Inputs::Bf16(_) if bf16::takes_strips(isa, self.rows.count) => 1,
                 _ => STRIPS_PER_PANEL,
             };
@@ -348,11 +357,15 @@ impl Block<'_> {
         unsafe {
             match self.x {
                 Inputs::Int8(x) => {
-                    let strip = panel.strips(strip_of_panel.index, count);
+                    let strips = MatrixStrips {
+                        panel,
+                        first: strip_of_panel.index,
+                        count,
+                    };
                     #[cfg(target_arch = "x86_64")]
-                    self.run_int8(isa, x, strip, tiles, target);
+                    self.run_int8(isa, x, strips, tiles, target);
                     #[cfg(not(target_arch = "x86_64"))]
-                    self.run_int8(isa, x, strip, target);
+                    self.run_int8(isa, x, strips, target);
                 }
                 Inputs::Bf16(x) => bf16::product(isa, x, self.rows, strip_of_panel, bf16, target),
                 Inputs::F32(x) => self.run_f32(isa, x, panel, weights, target),
@@ -368,25 +381,26 @@ impl Block<'_> {
         }
     }
 
-    /// Computes strips in integers; `None` where the matrix is not quantised.
+    /// Computes strips in integers; nothing where the matrix is not quantised.
     ///
     /// # Safety
-    /// `target` is readable and writable for `self.rows.count` rows of the strip's width, and nobody else accesses
+    /// `target` is readable and writable for `self.rows.count` rows of the strips' outputs, and nobody else accesses
     /// that.
     unsafe fn run_int8(
         &self,
         isa: Isa,
         x: &Int8Rows,
-        strip: Option<Strip<'_>>,
+        strips: MatrixStrips<'_>,
         #[cfg(target_arch = "x86_64")] tiles: &mut TileScratch,
         target: OutputTile,
     ) {
-        let Some(strip) = strip else {
+        let MatrixStrips { panel, first, count } = strips;
+        let Some(all) = panel.strips(first, count) else {
             return;
         };
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller vouches for the target, for all of these rows and the strip's width.
-        let done = unsafe { int8::product_of_tiles(isa, x, self.rows, &strip, tiles, target) };
+        // SAFETY: the caller vouches for the target, for all of these rows and the strips' width.
+        let done = unsafe { int8::product_of_tiles(isa, x, self.rows, &all, tiles, target) };
         #[cfg(not(target_arch = "x86_64"))]
         let done = 0;
         let rows = self.rows.count - done;
@@ -394,11 +408,21 @@ impl Block<'_> {
             return;
         }
         let step = rows.div_ceil(rows.div_ceil(MAX_ROWS));
-        for row in (0..rows).step_by(step) {
-            let part = self.rows.sub_range(done + row, step.min(rows - row));
-            // SAFETY: `done + row` and the `part.count` rows from there on are below `self.rows.count`, for which the
-            // caller vouches.
-            unsafe { int8::product(isa, x, part, &strip, target.rows_from(done + row)) };
+        let together = if rows <= PANEL_ROWS { count } else { 1 };
+        for index in (0..count).step_by(together) {
+            let Some(strip) = panel.strips(first + index, together) else {
+                return;
+            };
+            let target = OutputTile {
+                start: target.start.wrapping_add(index * STRIP),
+                ..target
+            };
+            for row in (0..rows).step_by(step) {
+                let part = self.rows.sub_range(done + row, step.min(rows - row));
+                // SAFETY: `done + row` and the `part.count` rows from there on are below `self.rows.count`, for which the
+                // caller vouches, as for the outputs of all strips.
+                unsafe { int8::product(isa, x, part, &strip, target.rows_from(done + row)) };
+            }
         }
     }
 

@@ -61,6 +61,7 @@ impl Quantised {
         let offset = strip * 4 * STRIP;
         Strip {
             width: count * STRIP,
+            index: strip,
             group: self.group,
             zero: i32::from(self.zero),
             bits: match &self.bits {

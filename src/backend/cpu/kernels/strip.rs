@@ -96,6 +96,8 @@ impl StripScales<'_> {
 pub(super) struct Strip<'a> {
     /// Number of outputs: [`super::panel::STRIP`] or [`PANEL`].
     pub width: usize,
+    /// Index of the strip, or of the first of several, in its panel.
+    pub index: usize,
     /// Inputs that share a scale: 16 or 32.
     pub group: usize,
     /// The bits that stand for 0: 0, 8 or 128.

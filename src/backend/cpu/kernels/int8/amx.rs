@@ -1,32 +1,40 @@
-//! AMX: products of 12 rows and 32 outputs, one group of inputs at a time.
+//! AMX: products of 16 rows and 16 outputs, one group of inputs at a time.
 //!
 //! A group's products cost little here. What takes the time is bringing the group's integer sums from tiles to vectors,
-//! scaling them and adding them up in floats. Per group it takes 20 cycles of the time-stamp counter to load and
-//! multiply, 24 to store the sums and 37 to scale them, and these overlap little: 81 to 84 together. So everything is
-//! arranged around the scaling: the float sums of 12 rows and 32 outputs stay in registers, and three groups are in
-//! work at a time. The loop is in assembly, because compilers neither know tiles nor keep 24 sums in registers across
-//! them.
+//! scaling them and adding them up in floats. So everything is arranged around the scaling: the float sums of 16 rows and
+//! 16 outputs stay in registers, three groups are in work at a time, and the instructions for tiles stand between those that
+//! scale rows, because the processor does both at the same time only where they are close together. The loop is in
+//! assembly, because compilers neither know tiles nor keep 16 sums in registers across them.
 //!
-//! With it a prompt of 512 tokens of SmolLM2 in Q4_1 is processed at 2,263 tokens/s instead of 1,864 with VNNI, and
-//! decoding of 64 sequences at 1,232 instead of 1,090.
+//! Once a thread has used tiles, its vector units do multiplications and multiply-adds at half their rate
+//! ([`crate::backend::cpu::kernels::bf16`]), so these are counted. Integer sums start from [`MAGIC_BITS`] and are scaled by one
+//! multiply-add where [`Operands::scaling`] allows it; with a conversion and a multiplication in its place a group takes a
+//! quarter longer. So it does when rows of tiles lie across lines of the cache.
+//!
+//! With it, a feed-forward part of SmolLM2 in Q4_1 takes 205 µs on two threads for 32 rows, and 250 with VNNI; decoding of 32
+//! sequences goes from 1,460 tokens/s to 1,730.
+//!
+//! Tried and not taken: twelve rows and 32 outputs at a time, so that rows are loaded once for two tiles of outputs, and eight
+//! rows and 32 outputs for fewer rows (no faster); prefetching the next tile of outputs to the first-level cache besides the next
+//! panel to the second (8 % slower).
 //!
 //! # The pipeline
 //!
 //! A tile register can only be read by storing it. So a group passes through three stages:
 //!
 //! ```text
-//!   x, w --tileloadd--> tmm4 to 6 --tdpbssd--> integer sums in tiles             multiply
-//!        --tilestored--> integer sums in memory, `dots`                          store
-//!        --vcvtdq2ps--> zmm6, 7 --vmulps, vfmadd231ps--> float sums, zmm8 to 31  scale
+//!   x, w --tileloadd--> tmm4, 5 --tdpbssd--> integer sums in a tile               multiply
+//!        --tilestored--> integer sums in memory, `dots`                           store
+//!        --vfmadd213ps, vfmadd231ps--> float sums, zmm16 to 31                    scale
 //! ```
 //!
 //! and iteration `g` of the loop does each stage for another group:
 //!
 //! ```text
 //!              prologue | g = 0 | g = 1 | g = 2 | g = 3 |    where the sums of group n are afterwards
-//!   multiply   0, 1     | 2     | 3     | 4     | 5     |    tmm0, tmm1 if n is even, tmm2, tmm3 if it is odd
+//!   multiply   0, 1     | 2     | 3     | 4     | 5     |    tmm0 if n is even, tmm1 if it is odd
 //!   store      0        | 1     | 2     | 3     | 4     |    half n % 2 of `dots`
-//!   scale               | 0     | 1     | 2     | 3     |    added to zmm8 to zmm31
+//!   scale               | 0     | 1     | 2     | 3     |    added to zmm16 to zmm31
 //! ```
 //!
 //! So a store has an iteration's time until what it has written is read, and so have the products until they are
@@ -37,45 +45,43 @@
 //! # Registers
 //!
 //! ```text
-//!   tmm0, tmm1     integer sums of even groups: 12 rows x outputs 0..16 and 16..32
-//!   tmm2, tmm3     integer sums of odd groups
-//!   tmm4           12 rows x GROUP activations (bytes)
-//!   tmm5, tmm6     weights: GROUP / 4 rows x outputs 0..16 and 16..32, a word of 4 bytes each
-//!   tmm7           unused
+//!   tmm0, tmm1     integer sums of even and of odd groups: 16 rows x 16 outputs
+//!   tmm4           16 rows x GROUP activations (bytes)
+//!   tmm5           weights: GROUP / 4 rows x 16 outputs, a word of 4 bytes each
+//!   others         unused
 //!
-//!   zmm0, zmm1     weight scales of the group: outputs 0..16 and 16..32
-//!   zmm2, zmm3     minimums of the group: outputs 0..16 and 16..32
-//!   zmm4           activation scale of the row, in all lanes
-//!   zmm5           sum of the row's activations in the group, in all lanes
-//!   zmm6, zmm7     the row's integer sums as floats, scaled: outputs 0..16 and 16..32
-//!   zmm8 + 2 * r   float sums of row r: outputs 0..16
-//!   zmm9 + 2 * r   float sums of row r: outputs 16..32
+//!   zmm0           weight scales of the group
+//!   zmm1           minimums of the group
+//!   zmm2           weight scales times -MAGIC
+//!   zmm3 to 15     a row's integer sums as floats, scaled; rows take turns
+//!   zmm16 + r      float sums of row r
 //!
 //!   x              activations of the next group to multiply: + GROUP bytes a group
 //!   cols           bytes from one row of activations to the next
-//!   x_factors      12 activation scales, then 12 sums, of the group to scale: + 96 bytes a group
-//!   w              weights of the next group to multiply: + 32 * GROUP bytes a group
-//!   w_factors      32 weight scales, then 32 minimums, of the group to scale: + 256 bytes a group
+//!   x_factors      16 activation scales, then 16 sums, of the group to scale: + 128 bytes a group
+//!   w              weights of the next group to multiply: + 16 * GROUP bytes a group
+//!   w_factors      16 weight scales, minimums, and scales times -MAGIC, of the group to scale: + 192 bytes a group
 //!   groups         groups left to scale
-//!   dots           the two halves of stored sums, 12 rows x 32 outputs each: 1,536 bytes a half
-//!   step           128: bytes from one row to the next of `dots`, and from one row of weights to the next
+//!   dots           the two halves of stored sums, 16 rows x 16 outputs each: 1,024 bytes a half
+//!   start          what integer sums start from: 16 outputs of any row
+//!   zero           0: bytes from one row to the next of `start`
+//!   line           64: bytes from one row to the next of `dots`, and from one row of weights to the next
 //!   c, end         the next row of outputs to load, and to store
 //!   stride         bytes from one row of outputs to the next
 //! ```
 
 use std::{
-    arch::{
-        asm,
-        x86_64::{_mm512_setzero_ps, _mm512_storeu_ps},
-    },
-    mem::MaybeUninit,
+    arch::asm,
+    mem::{MaybeUninit, offset_of},
 };
 
-use super::sizes::TILE_ROWS;
+use super::{
+    magic::MAGIC_BITS,
+    sizes::{TILE_OUTPUTS, TILE_ROWS},
+};
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
-    panel::STRIP,
-    tile_config::{self, TileConfig, TileShape},
+    tile_config::{TileConfig, TileShape},
 };
 
 /// Groups behind the last that are loaded because the pipeline runs ahead: operands must be readable for these too.
@@ -100,14 +106,46 @@ const fn shapes(group: usize) -> TileConfig {
         rows: 0,
         bytes_per_row: 0,
     };
-    TileConfig::new([sums, sums, sums, sums, activations, weights, weights, unused])
+    TileConfig::new([sums, sums, unused, unused, activations, weights, unused, unused])
 }
 
-/// The integer sums of two groups, as tiles are stored: `[2][TILE_ROWS][STRIP]`.
-#[repr(C, align(64))]
-struct Dots([[[i32; STRIP]; TILE_ROWS]; 2]);
+/// Shapes this thread's tile registers for groups of `GROUP` inputs, until [`release`](crate::backend::cpu::kernels::tile_config::release).
+///
+/// # Safety
+/// The processor has AMX-TILE, and the system has granted this process the use of tile data.
+pub(super) unsafe fn load_shapes<const GROUP: usize>() {
+    // SAFETY: the caller vouches for AMX and the system's grant.
+    unsafe { const { &shapes(GROUP) }.load() };
+}
 
-/// Operands of some tiles of rows and a strip of outputs. Pointers are to the first group.
+/// Memory of a kernel.
+#[repr(C, align(64))]
+struct Frame {
+    /// The integer sums of two groups, as tiles are stored.
+    dots: MaybeUninit<[[[i32; TILE_OUTPUTS]; TILE_ROWS]; 2]>,
+    /// Where the first row of outputs is stored.
+    c: *mut f32,
+    /// Bytes from one row of outputs to the next.
+    stride: usize,
+}
+
+/// A value for each output.
+#[repr(C, align(64))]
+struct Lanes<T>([T; TILE_OUTPUTS]);
+
+/// What float sums start from that replace outputs.
+static ZEROS: Lanes<f32> = Lanes([0.0; TILE_OUTPUTS]);
+
+/// How integer sums become floats, times the scale of their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scaling {
+    /// By a multiply-add, because a scale times [`super::magic::MAGIC`] is exact.
+    MultiplyAdd,
+    /// By a conversion and a multiplication.
+    Convert,
+}
+
+/// Operands of some tiles of rows and of [`TILE_OUTPUTS`] outputs. Pointers are to the first group.
 #[derive(Clone, Copy)]
 pub(super) struct Operands {
     /// Inputs of a row, and bytes from one row to the next.
@@ -116,12 +154,17 @@ pub(super) struct Operands {
     pub x: *const i8,
     /// Scales of the activations, and sums of their integers: `[tiles][groups][2][TILE_ROWS]`.
     pub x_factors: *const f32,
-    /// Signed weights, `[groups * GROUP / 4][STRIP][4]`.
+    /// Signed weights, `[groups * GROUP / 4][TILE_OUTPUTS][4]`.
     pub w: *const i8,
-    /// Scales of the weights, and minimums if there are any: `[groups][2][STRIP]`.
+    /// Scales of the weights, minimums if there are any, and scales times minus [`super::magic::MAGIC`] for
+    /// [`Scaling::MultiplyAdd`]: `[groups][3][TILE_OUTPUTS]`.
     pub w_factors: *const f32,
     /// Whether the weights have minimums.
     pub mins: bool,
+    /// What the scales allow.
+    pub scaling: Scaling,
+    /// What is prefetched, any address: `16 * GROUP` bytes from there on for each group.
+    pub ahead: *const u8,
 }
 
 /// `c[i][j] = x[i] · w[j]`, or added to it, for `tiles` times [`TILE_ROWS`] rows. `GROUP` inputs share a scale.
@@ -129,242 +172,254 @@ pub(super) struct Operands {
 /// # Safety
 /// With `groups = cols / GROUP`, at least 1: each pointer of `operands` is readable for the elements that
 /// [`Operands`] says, and `x` and `w` for [`GROUPS_BEYOND`] groups more (`GROUPS_BEYOND * GROUP` bytes behind the
-/// last row of `x`, and `GROUPS_BEYOND * GROUP * STRIP` bytes of `w`). `c` is readable and writable for `tiles *
-/// TILE_ROWS` rows of [`STRIP`] outputs, overlaps no operand, and while this runs nobody else accesses it. The
+/// last row of `x`, and `GROUPS_BEYOND * GROUP * TILE_OUTPUTS` bytes of `w`). `c` is readable and writable for `tiles *
+/// TILE_ROWS` rows of [`TILE_OUTPUTS`] outputs, overlaps no operand, and while this runs nobody else accesses it. The
 /// processor has AMX-INT8 and AVX-512 F, and the system has granted this process the use of tile data.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usize, c: OutputTile) {
     const { assert!(GROUP == 16 || GROUP == 32) };
-    // SAFETY: the caller vouches for AMX and the system's grant.
-    unsafe { const { &shapes(GROUP) }.load() };
     for tile in 0..tiles {
         // SAFETY: `tile < tiles`, so the operands moved on by as many tiles still are tiles of rows of the caller's,
-        // and so are the rows of `c`: `row < TILE_ROWS` and `lane + 16 <= STRIP`. The registers have just been shaped
-        // for `GROUP`.
+        // and so are the rows of `c`: `row < TILE_ROWS`. The registers have just been shaped for `GROUP`.
         unsafe {
             let operands = Operands {
                 x: operands.x.add(tile * TILE_ROWS * operands.cols),
                 x_factors: operands
                     .x_factors
                     .add(tile * operands.cols / GROUP * 2 * TILE_ROWS),
+                ahead: operands.ahead.wrapping_add(tile * 8 * operands.cols),
                 ..*operands
             };
             let at = c.start.add(tile * TILE_ROWS * c.stride);
-            if c.output == Output::Replace {
-                for row in 0..TILE_ROWS {
-                    for lane in (0..STRIP).step_by(16) {
-                        _mm512_storeu_ps(at.add(row * c.stride + lane), _mm512_setzero_ps());
-                    }
-                }
-            }
-            if operands.mins {
-                with_mins::<GROUP>(&operands, at, c.stride);
-            } else {
-                without_mins::<GROUP>(&operands, at, c.stride);
+            let c = OutputTile { start: at, ..c };
+            match (operands.scaling, operands.mins) {
+                (Scaling::MultiplyAdd, true) => with_mins::<GROUP>(&operands, c),
+                (Scaling::MultiplyAdd, false) => without_mins::<GROUP>(&operands, c),
+                (Scaling::Convert, true) => converted_with_mins::<GROUP>(&operands, c),
+                (Scaling::Convert, false) => converted_without_mins::<GROUP>(&operands, c),
             }
         }
     }
-    // SAFETY: the caller vouches for AMX and the system's grant.
-    unsafe { tile_config::release() };
 }
 
-/// One row of the group to scale: broadcasts its activation scale to zmm4, converts its integer sums to floats in
-/// zmm6 and zmm7, and multiplies them by the weights' scales. `$dots` is the offset of the group's half of `dots`.
+/// Loads one row's integer sums to zmm`$t` as floats times the weights' scales. `$dots` is the offset of the group's half of
+/// `dots`.
 macro_rules! dots_of_row {
-    ($dots:literal, $row:literal) => {
+    (add, $dots:literal, $row:literal, $t:literal) => {
         concat!(
-            "vbroadcastss zmm4, [{x_factors} + 4 * ",
+            "vmovaps zmm",
+            $t,
+            ", [{dots} + ",
+            $dots,
+            " + 64 * ",
             $row,
             "]\n",
-            "vcvtdq2ps zmm6, [{dots} + ",
+            "vfmadd213ps zmm",
+            $t,
+            ", zmm0, zmm2\n",
+        )
+    };
+    (convert, $dots:literal, $row:literal, $t:literal) => {
+        concat!(
+            "vcvtdq2ps zmm",
+            $t,
+            ", [{dots} + ",
             $dots,
-            " + 128 * ",
+            " + 64 * ",
             $row,
             "]\n",
-            "vcvtdq2ps zmm7, [{dots} + ",
-            $dots,
-            " + 128 * ",
-            $row,
-            " + 64]\n",
-            "vmulps zmm6, zmm6, zmm0\n",
-            "vmulps zmm7, zmm7, zmm1\n",
+            "vmulps zmm",
+            $t,
+            ", zmm",
+            $t,
+            ", zmm0\n",
         )
     };
 }
 
 /// Adds what the minimums contribute to the row: minimum times sum of activations.
 macro_rules! mins_of_row {
-    ($row:literal) => {
+    (mins, $row:literal, $t:literal) => {
         concat!(
-            "vbroadcastss zmm5, [{x_factors} + 48 + 4 * ",
+            "vfmadd231ps zmm",
+            $t,
+            ", zmm1, dword ptr [{x_factors} + 64 + 4 * ",
             $row,
-            "]\n",
-            "vfmadd231ps zmm6, zmm2, zmm5\n",
-            "vfmadd231ps zmm7, zmm3, zmm5\n",
+            "]{{1to16}}\n",
         )
+    };
+    (plain, $row:literal, $t:literal) => {
+        ""
     };
 }
 
-/// Adds the row, times its activation scale, to its float sums, zmm`$first` and zmm`$second`.
-macro_rules! add_row {
-    ($first:literal, $second:literal) => {
-        concat!(
-            "vfmadd231ps zmm",
-            $first,
-            ", zmm6, zmm4\n",
-            "vfmadd231ps zmm",
-            $second,
-            ", zmm7, zmm4\n",
-        )
-    };
-}
-
-/// Scales one row and adds it to its float sums, zmm`$first` and zmm`$second`; with minimums (`mins`) or without
+/// Scales one row and adds it, times its activation scale, to its float sums, zmm`$sums`; with minimums (`mins`) or without
 /// (`plain`).
 macro_rules! scale_row {
-    (mins, $dots:literal, $row:literal, $first:literal, $second:literal) => {
+    ($scaling:ident, $mins:ident, $dots:literal, $row:literal, $t:literal, $sums:literal) => {
         concat!(
-            dots_of_row!($dots, $row),
-            mins_of_row!($row),
-            add_row!($first, $second),
+            dots_of_row!($scaling, $dots, $row, $t),
+            mins_of_row!($mins, $row, $t),
+            "vfmadd231ps zmm",
+            $sums,
+            ", zmm",
+            $t,
+            ", dword ptr [{x_factors} + 4 * ",
+            $row,
+            "]{{1to16}}\n",
         )
-    };
-    (plain, $dots:literal, $row:literal, $first:literal, $second:literal) => {
-        concat!(dots_of_row!($dots, $row), add_row!($first, $second),)
     };
 }
 
-/// One iteration: stores the sums of the next group, which are in tiles `$next_a` and `$next_b`, to the half of
-/// `dots` at offset `$next`; multiplies the group after that in tiles `$a` and `$b`; and scales this group's sums,
-/// which are in the half at offset `$dots`.
+/// What integer sums start from.
+macro_rules! start {
+    (add) => {
+        MAGIC_BITS
+    };
+    (convert) => {
+        0
+    };
+}
+
+/// One iteration: stores the sums of the next group, which are in tile `$next_tile`, to the half of `dots` at offset
+/// `$next`; multiplies the group after that in tile `$tile`; and scales this group's sums, which are in the half at
+/// offset `$dots`.
 macro_rules! group {
-    ($mins:ident, $next_a:literal, $next_b:literal, $next:literal, $a:literal, $b:literal, $dots:literal) => {
+    ($scaling:ident, $mins:ident, $next_tile:literal, $next:literal, $tile:literal, $dots:literal) => {
         concat!(
-            "tilestored [{dots} + {step} * 1 + ",
-            $next,
-            "], ",
-            $next_a,
-            "\n",
-            "tilestored [{dots} + {step} * 1 + ",
-            $next,
-            " + 64], ",
-            $next_b,
-            "\n",
-            multiply!($a, $b),
             "vmovups zmm0, [{w_factors}]\n",
             "vmovups zmm1, [{w_factors} + 64]\n",
             "vmovups zmm2, [{w_factors} + 128]\n",
-            "vmovups zmm3, [{w_factors} + 192]\n",
-            scale_row!($mins, $dots, "0", "8", "9"),
-            scale_row!($mins, $dots, "1", "10", "11"),
-            scale_row!($mins, $dots, "2", "12", "13"),
-            scale_row!($mins, $dots, "3", "14", "15"),
-            scale_row!($mins, $dots, "4", "16", "17"),
-            scale_row!($mins, $dots, "5", "18", "19"),
-            scale_row!($mins, $dots, "6", "20", "21"),
-            scale_row!($mins, $dots, "7", "22", "23"),
-            scale_row!($mins, $dots, "8", "24", "25"),
-            scale_row!($mins, $dots, "9", "26", "27"),
-            scale_row!($mins, $dots, "10", "28", "29"),
-            scale_row!($mins, $dots, "11", "30", "31"),
-            "add {x_factors}, 96\n",
-            "add {w_factors}, 256\n",
+            "tilestored [{dots} + {line} * 1 + ",
+            $next,
+            "], ",
+            $next_tile,
+            "\n",
+            scale_row!($scaling, $mins, $dots, "0", "3", "16"),
+            scale_row!($scaling, $mins, $dots, "1", "4", "17"),
+            scale_row!($scaling, $mins, $dots, "2", "5", "18"),
+            "tileloadd tmm4, [{x} + {cols} * 1]\n",
+            scale_row!($scaling, $mins, $dots, "3", "6", "19"),
+            scale_row!($scaling, $mins, $dots, "4", "7", "20"),
+            scale_row!($scaling, $mins, $dots, "5", "8", "21"),
+            "tileloadd tmm5, [{w} + {line} * 1]\n",
+            scale_row!($scaling, $mins, $dots, "6", "9", "22"),
+            scale_row!($scaling, $mins, $dots, "7", "10", "23"),
+            scale_row!($scaling, $mins, $dots, "8", "11", "24"),
+            "tileloadd ",
+            $tile,
+            ", [{start} + {zero} * 1]\n",
+            scale_row!($scaling, $mins, $dots, "9", "12", "25"),
+            scale_row!($scaling, $mins, $dots, "10", "13", "26"),
+            scale_row!($scaling, $mins, $dots, "11", "14", "27"),
+            "tdpbssd ",
+            $tile,
+            ", tmm4, tmm5\n",
+            "prefetcht1 [{ahead}]\n",
+            "prefetcht1 [{ahead} + 64]\n",
+            "prefetcht1 [{ahead} + 128]\n",
+            "prefetcht1 [{ahead} + 192]\n",
+            scale_row!($scaling, $mins, $dots, "12", "15", "28"),
+            scale_row!($scaling, $mins, $dots, "13", "3", "29"),
+            scale_row!($scaling, $mins, $dots, "14", "4", "30"),
+            scale_row!($scaling, $mins, $dots, "15", "5", "31"),
+            "add {x_factors}, 128\n",
+            "add {w_factors}, 192\n",
+            "add {x}, {group}\n",
+            "add {w}, 16 * {group}\n",
+            "add {ahead}, {ahead_step}\n",
         )
     };
 }
 
-/// Multiplies a group in tiles `$a` and `$b`, and moves `x` and `w` on to the next.
+/// Multiplies a group in tile `$tile`, and moves `x` and `w` on to the next.
 macro_rules! multiply {
-    ($a:literal, $b:literal) => {
+    ($tile:literal) => {
         concat!(
             "tileloadd tmm4, [{x} + {cols} * 1]\n",
-            "tileloadd tmm5, [{w} + {step} * 1]\n",
-            "tileloadd tmm6, [{w} + {step} * 1 + 64]\n",
-            "tilezero ",
-            $a,
-            "\n",
-            "tilezero ",
-            $b,
-            "\n",
+            "tileloadd tmm5, [{w} + {line} * 1]\n",
+            "tileloadd ",
+            $tile,
+            ", [{start} + {zero} * 1]\n",
             "tdpbssd ",
-            $a,
+            $tile,
             ", tmm4, tmm5\n",
-            "tdpbssd ",
-            $b,
-            ", tmm4, tmm6\n",
             "add {x}, {group}\n",
-            "add {w}, 32 * {group}\n",
+            "add {w}, 16 * {group}\n",
         )
     };
 }
 
-/// Repeats a piece of assembly for each row, with the numbers of the row's two registers of float sums put in.
+/// Repeats a piece of assembly for each row, with the number of the row's register of float sums put in.
 macro_rules! each_sum {
-    ($before:literal, $between:literal, $after:literal) => {
+    ($before:literal, $after:literal) => {
         concat!(
-            each_sum!(row $before, $between, $after, "8", "9"),
-            each_sum!(row $before, $between, $after, "10", "11"),
-            each_sum!(row $before, $between, $after, "12", "13"),
-            each_sum!(row $before, $between, $after, "14", "15"),
-            each_sum!(row $before, $between, $after, "16", "17"),
-            each_sum!(row $before, $between, $after, "18", "19"),
-            each_sum!(row $before, $between, $after, "20", "21"),
-            each_sum!(row $before, $between, $after, "22", "23"),
-            each_sum!(row $before, $between, $after, "24", "25"),
-            each_sum!(row $before, $between, $after, "26", "27"),
-            each_sum!(row $before, $between, $after, "28", "29"),
-            each_sum!(row $before, $between, $after, "30", "31"),
+            $before, "16", $after, $before, "17", $after, $before, "18", $after, $before, "19", $after,
+            $before, "20", $after, $before, "21", $after, $before, "22", $after, $before, "23", $after,
+            $before, "24", $after, $before, "25", $after, $before, "26", $after, $before, "27", $after,
+            $before, "28", $after, $before, "29", $after, $before, "30", $after, $before, "31", $after,
         )
-    };
-    (row $before:literal, $between:literal, $after:literal, $first:literal, $second:literal) => {
-        concat!($before, $first, $between, $second, $after)
     };
 }
 
-/// Makes the kernel for weights with minimums or without.
+/// Makes the kernel for a way of scaling, and for weights with minimums or without.
 macro_rules! kernel {
-    ($name:ident, $mins:ident) => {
+    ($name:ident, $scaling:ident, $mins:ident) => {
         /// Adds the products of one tile of rows to `c`, whose rows are `stride` elements apart.
         ///
         /// # Safety
         /// What [`product`] asks for, with one tile, `c` and `stride`, and this thread's tile registers have the
         /// shapes for `GROUP`.
         #[target_feature(enable = "avx512f")]
-        unsafe fn $name<const GROUP: usize>(operands: &Operands, c: *mut f32, stride: usize) {
-            let mut dots = MaybeUninit::<Dots>::uninit();
+        unsafe fn $name<const GROUP: usize>(operands: &Operands, c: OutputTile) {
+            const { assert!(TILE_ROWS == 16 && TILE_OUTPUTS == 16) };
+            static START: Lanes<i32> = Lanes([start!($scaling); TILE_OUTPUTS]);
+            let mut frame = Frame { dots: MaybeUninit::uninit(), c: c.start, stride: 4 * c.stride };
+            let (from, from_stride) = match c.output {
+                Output::Replace => (ZEROS.0.as_ptr(), 0),
+                Output::Add => (c.start.cast_const(), 4 * c.stride),
+            };
             // SAFETY: the loop scales `groups` groups and multiplies two more, for which the caller vouches: each
-            // multiply reads `GROUP` bytes of 12 rows of `x` and `32 * GROUP` bytes of `w`, each scaling 24 floats of
-            // `x_factors` and 64 of `w_factors`. Of `c` it reads and writes 12 rows of 32 floats. `dots` is written
-            // before it is read, in its 2 * 12 * 128 bytes. The assembly changes only registers that are named as
-            // operands, the flags, and tiles, which the compiler does not use; it uses no stack.
+            // multiply reads `GROUP` bytes of 16 rows of `x` and `16 * GROUP` bytes of `w`, each scaling 32 floats of
+            // `x_factors` and 48 of `w_factors`. Of `c` it reads and writes 16 rows of 16 floats. `dots` is written
+            // before it is read, in its 2 * 16 * 64 bytes, and `START` is the line that is read. The assembly changes only
+            // registers that are named as operands, the flags, and tiles, which the compiler does not use; it uses no
+            // stack.
             unsafe {
                 asm!(
-                    each_sum!("vmovups zmm", ", [{c}]\nvmovups zmm", ", [{c} + 64]\nadd {c}, {stride}\n"),
-                    multiply!("tmm0", "tmm1"),
-                    multiply!("tmm2", "tmm3"),
-                    "tilestored [{dots} + {step} * 1], tmm0",
-                    "tilestored [{dots} + {step} * 1 + 64], tmm1",
+                    each_sum!("vmovups zmm", ", [{c}]\nadd {c}, {stride}\n"),
+                    multiply!("tmm0"),
+                    multiply!("tmm1"),
+                    "tilestored [{dots} + {line} * 1], tmm0",
                     "2:",
-                    group!($mins, "tmm2", "tmm3", "1536", "tmm0", "tmm1", "0"),
+                    group!($scaling, $mins, "tmm1", "1024", "tmm0", "0"),
                     "dec {groups}",
                     "jz 3f",
-                    group!($mins, "tmm0", "tmm1", "0", "tmm2", "tmm3", "1536"),
+                    group!($scaling, $mins, "tmm0", "0", "tmm1", "1024"),
                     "dec {groups}",
                     "jnz 2b",
                     "3:",
-                    each_sum!("vmovups [{end}], zmm", "\nvmovups [{end} + 64], zmm", "\nadd {end}, {stride}\n"),
+                    "mov {c}, [{dots} + {frame_c}]",
+                    "mov {stride}, [{dots} + {frame_stride}]",
+                    each_sum!("vmovups [{c}], zmm", "\nadd {c}, {stride}\n"),
+                    "vzeroupper",
                     x = inout(reg) operands.x => _,
                     cols = in(reg) operands.cols,
                     x_factors = inout(reg) operands.x_factors => _,
                     w = inout(reg) operands.w => _,
                     w_factors = inout(reg) operands.w_factors => _,
                     groups = inout(reg) operands.cols / GROUP => _,
-                    dots = in(reg) dots.as_mut_ptr(),
-                    step = in(reg) 4 * STRIP,
+                    dots = in(reg) &raw mut frame,
+                    frame_c = const offset_of!(Frame, c),
+                    frame_stride = const offset_of!(Frame, stride),
+                    start = in(reg) START.0.as_ptr(),
+                    zero = in(reg) 0usize,
+                    line = in(reg) 64usize,
                     group = const GROUP,
-                    c = inout(reg) c => _,
-                    end = inout(reg) c => _,
-                    stride = in(reg) 4 * stride,
+                    ahead = inout(reg) operands.ahead => _,
+                    ahead_step = const 8 * GROUP,
+                    c = inout(reg) from => _,
+                    stride = inout(reg) from_stride => _,
                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
                     out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
                     out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
@@ -380,5 +435,7 @@ macro_rules! kernel {
     };
 }
 
-kernel!(with_mins, mins);
-kernel!(without_mins, plain);
+kernel!(with_mins, add, mins);
+kernel!(without_mins, add, plain);
+kernel!(converted_with_mins, convert, mins);
+kernel!(converted_without_mins, convert, plain);

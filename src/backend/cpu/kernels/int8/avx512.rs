@@ -8,18 +8,17 @@ use std::arch::x86_64::{
     _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
 };
 
-use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
+use super::{
+    magic::{MAGIC, MAGIC_BITS},
+    operands::RowPointers,
+    sizes::ACTIVATION_GROUP,
+    tiles::TileFloats,
+};
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
-    panel::{PANEL, PANEL_WORD_BYTES},
+    panel::{PANEL, PANEL_WORD_BYTES, STRIP},
     strip::{Strip, StripBits, StripScales},
 };
-
-/// 1.5 * 2^23. Adding an integer below 2^22 in magnitude to these bits adds the integer to the value. So an integer
-/// sum that starts from these bits needs no conversion: read as a float, one multiply-add subtracts the constant
-/// again and scales. The result is the scaled sum, rounded once, when `scale * MAGIC` is exact.
-const MAGIC: f32 = 12_582_912.0;
-const MAGIC_BITS: i32 = MAGIC.to_bits() as i32;
 
 /// Prefetch distance of weights, in bytes. Without prefetching, decoding of six sequences of SmolLM2 takes half as long again,
 /// because the hardware does not foresee enough: a strip has two of the four lines in which a word of all of a panel's outputs lies.
@@ -229,6 +228,54 @@ unsafe fn multiply_eight_bit<const ROWS: usize, const VECTORS: usize>(
             }
         }
         dots
+    }
+}
+
+/// Writes the scales of a strip's weights, their minimums if there are any, and the scales times minus [`MAGIC`], to `out`: for
+/// each vector of outputs `[groups][3]`.
+///
+/// # Safety
+/// The strip's scales and minimums cover as many groups as `out` has. The processor has AVX-512 F, BW, VL and VNNI.
+///
+/// # Panics
+/// When `out` is not whole groups of the strip's outputs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn read_factors(strip: &Strip<'_>, out: &mut [TileFloats]) {
+    // SAFETY: the caller vouches for the scales and minimums of a strip's or a panel's outputs.
+    unsafe {
+        match strip.width {
+            STRIP => read_factors_of::<{ STRIP / 16 }>(strip, out),
+            PANEL => read_factors_of::<{ PANEL / 16 }>(strip, out),
+            width => unreachable!("strips have {STRIP} or {PANEL} outputs and not {width}"),
+        }
+    }
+}
+
+/// [`read_factors`] for `VECTORS * 16` outputs.
+///
+/// # Safety
+/// What [`read_factors`] asks for, and the strip has as many outputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn read_factors_of<const VECTORS: usize>(strip: &Strip<'_>, out: &mut [TileFloats]) {
+    assert!(out.len().is_multiple_of(3 * VECTORS));
+    let groups = out.len() / (3 * VECTORS);
+    for group in 0..groups {
+        // SAFETY: the caller vouches for the group's scales and minimums. Each store writes one of the arrays.
+        unsafe {
+            let scales = read::<VECTORS>(&strip.scales, group);
+            let mins = match &strip.mins {
+                Some(mins) => read::<VECTORS>(mins, group),
+                None => [_mm512_setzero_ps(); VECTORS],
+            };
+            for vector in 0..VECTORS {
+                let offset = _mm512_mul_ps(scales[vector], _mm512_set1_ps(-MAGIC));
+                let out = out[(vector * groups + group) * 3..].iter_mut();
+                for (TileFloats(out), values) in out.zip([scales[vector], mins[vector], offset]) {
+                    _mm512_storeu_ps(out.as_mut_ptr(), values);
+                }
+            }
+        }
     }
 }
 

@@ -45,7 +45,7 @@ impl RowPointers {
         };
         Self {
             cols,
-            values: x.values[rows.first * cols..].as_ptr(),
+            values: x.values[rows.first * (cols / ACTIVATION_GROUP)..].as_ptr().cast(),
             scales: x.scales[rows.first * (cols / ACTIVATION_GROUP)..].as_ptr(),
             sums: sums[rows.first * groups..].as_ptr(),
             groups,

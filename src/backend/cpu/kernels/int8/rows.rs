@@ -1,10 +1,10 @@
 //! Rows of activations as eight-bit integers.
 
-use super::sizes::{ACTIVATION_GROUP, SMALL_GROUP};
+use super::sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_ROWS};
 #[cfg(target_arch = "x86_64")]
 use super::{
-    sizes::TILE_ROWS,
-    tile_factors::{RowFactors, TileFactors},
+    tile_factors::{GroupSizes, RowFactors, TileFactors},
+    tiles::tiled_rows,
 };
 use crate::backend::cpu::kernels::{
     buffers::scratch_slice,
@@ -14,16 +14,16 @@ use crate::backend::cpu::kernels::{
     isa::{Isa, IsaKind, per_isa},
 };
 
-/// Rows in one task. Fewer rows take less time than waking another thread.
-const ROWS_PER_TASK: usize = 16;
-/// Bytes behind the last row that AMX kernels load ahead of use and then do not use: the two groups of
+/// Rows in one task: a tile. Fewer rows take less time than waking another thread.
+const ROWS_PER_TASK: usize = TILE_ROWS;
+/// Groups behind the last row that AMX kernels load ahead of use and then do not use: those of
 /// [`super::amx::GROUPS_BEYOND`].
-const BYTES_BEYOND: usize = 2 * ACTIVATION_GROUP;
+const GROUPS_BEYOND: usize = 2;
 
-/// Fewest rows of a batch for which AMX tiles are faster than vectors: they pay for unpacking the weights. 24 and 30 rows take
-/// 10 % longer in tiles.
-#[cfg(target_arch = "x86_64")]
-pub(super) const FEWEST_TILED_ROWS: usize = 3 * TILE_ROWS;
+/// The integers of a group of activations, in no more lines of the cache than they need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C, align(32))]
+pub(super) struct GroupValues(pub [i8; ACTIVATION_GROUP]);
 
 /// Rows of activations as `value * scale`, with a scale for each [`ACTIVATION_GROUP`] of a row: the largest magnitude
 /// of the group becomes ±127, the others are rounded to the nearest integer (ties to even). A group with a value that
@@ -32,9 +32,9 @@ pub(super) const FEWEST_TILED_ROWS: usize = 3 * TILE_ROWS;
 pub(in crate::backend::cpu::kernels) struct Int8Rows {
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// `[rows, cols]`, then at least [`BYTES_BEYOND`] more. The buffers may be longer, with what a larger batch has
-    /// left.
-    pub(super) values: Vec<i8>,
+    /// `[rows, cols / ACTIVATION_GROUP]`, filled up with rows of any values to whole tiles, then at least [`GROUPS_BEYOND`]
+    /// more. The buffers may be longer, with what a larger batch has left.
+    pub(super) values: Vec<GroupValues>,
     /// `[rows, cols / ACTIVATION_GROUP]`
     pub(super) scales: Vec<f32>,
     /// Sums of the integers of each group, which are exact: `[rows, cols / ACTIVATION_GROUP]`.
@@ -47,71 +47,63 @@ pub(in crate::backend::cpu::kernels) struct Int8Rows {
 }
 
 impl Int8Rows {
-    /// Quantises `x`, `[m, cols]`.
+    /// Quantises `x`, `[m, cols]`, and arranges the factors for AMX tiles where the processor has AMX and some rows are
+    /// faster in tiles. `groups` are the sizes of the groups of the weights that the rows will be multiplied with.
     ///
     /// # Panics
     /// When `cols` is not a multiple of [`ACTIVATION_GROUP`], or 0.
-    pub(in crate::backend::cpu::kernels) fn set(&mut self, compute: &mut Compute, x: &[f32], cols: usize) {
+    pub(in crate::backend::cpu::kernels) fn set(
+        &mut self,
+        compute: &mut Compute,
+        x: &[f32],
+        cols: usize,
+        weight_groups: impl Iterator<Item = usize>,
+    ) {
         assert!(cols.is_multiple_of(ACTIVATION_GROUP) && cols > 0);
         let (m, isa) = (x.len() / cols, compute.isa);
         let groups = cols / ACTIVATION_GROUP;
         (self.rows, self.cols) = (m, cols);
-        let values = DisjointSlices::new(scratch_slice(&mut self.values, m * cols + BYTES_BEYOND));
+        let values = DisjointSlices::new(scratch_slice(
+            &mut self.values,
+            m.next_multiple_of(TILE_ROWS) * groups + GROUPS_BEYOND,
+        ));
         let scales = DisjointSlices::new(scratch_slice(&mut self.scales, m * groups));
         let sums = DisjointSlices::new(scratch_slice(&mut self.sums, m * groups));
         let small_sums = DisjointSlices::new(scratch_slice(&mut self.small_group_sums, m * 2 * groups));
+        #[cfg(target_arch = "x86_64")]
+        let factors = (isa.0 == IsaKind::Amx && tiled_rows(m) > 0)
+            .then(|| self.tiles.resize(m, cols, GroupSizes::among(weight_groups)));
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = weight_groups;
         compute.pool.run_parts(m, ROWS_PER_TASK, &|rows| {
             let (first, rows) = (rows.start, rows.len());
             // SAFETY: `run_parts` gives each task other rows, and these elements are the rows' only.
             let mut out = unsafe {
                 QuantisedGroups {
-                    values: values.part(first * cols, rows * cols),
+                    values: values.part(first * groups, rows * groups),
                     scales: scales.part(first * groups, rows * groups),
                     sums: sums.part(first * groups, rows * groups),
                     small_group_sums: small_sums.part(first * 2 * groups, rows * 2 * groups),
                 }
             };
             quantise(isa, &x[first * cols..][..rows * cols], &mut out);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(factors) = &factors {
+                let source = RowFactors {
+                    scales: out.scales,
+                    sums: out.sums,
+                    small_group_sums: out.small_group_sums,
+                };
+                // SAFETY: a task's rows are a tile, and each task has another.
+                unsafe { factors.set(first / TILE_ROWS, &source) };
+            }
         });
-    }
-
-    /// Prepares the rows for AMX tiles, where the processor has AMX and the rows are enough. `groups` are the sizes
-    /// of the groups of the weights that they will be multiplied with.
-    #[cfg(target_arch = "x86_64")]
-    pub(in crate::backend::cpu::kernels) fn set_tiles(
-        &mut self,
-        compute: &mut Compute,
-        groups: impl Iterator<Item = usize>,
-    ) {
-        if compute.isa.0 != IsaKind::Amx || self.rows < FEWEST_TILED_ROWS {
-            return;
-        }
-        let (mut activation_groups, mut small_groups) = (false, false);
-        for group in groups {
-            activation_groups |= group == ACTIVATION_GROUP;
-            small_groups |= group == SMALL_GROUP;
-        }
-        let factors = |group, sums| RowFactors {
-            rows: self.rows,
-            cols: self.cols,
-            group,
-            scales: &self.scales,
-            sums,
-        };
-        if activation_groups {
-            self.tiles
-                .set(&mut compute.pool, &factors(ACTIVATION_GROUP, &self.sums));
-        }
-        if small_groups {
-            self.tiles
-                .set(&mut compute.pool, &factors(SMALL_GROUP, &self.small_group_sums));
-        }
     }
 }
 
 /// Quantised rows that a task writes, as [`Int8Rows`] has them.
 struct QuantisedGroups<'a> {
-    values: &'a mut [i8],
+    values: &'a mut [GroupValues],
     scales: &'a mut [f32],
     sums: &'a mut [f32],
     small_group_sums: &'a mut [f32],
@@ -158,12 +150,13 @@ fn quantise_avx512(x: &[f32], out: &mut QuantisedGroups<'_>) {
         .as_chunks::<ACTIVATION_GROUP>()
         .0
         .iter()
-        .zip(out.values.as_chunks_mut::<ACTIVATION_GROUP>().0);
+        .zip(out.values.iter_mut());
     let sums = out
         .sums
         .iter_mut()
         .zip(out.small_group_sums.as_chunks_mut::<2>().0);
-    for (((x, values), scale), (sum, small_sums)) in groups.zip(out.scales.iter_mut()).zip(sums) {
+    for (((x, GroupValues(values)), scale), (sum, small_sums)) in groups.zip(out.scales.iter_mut()).zip(sums)
+    {
         // SAFETY: `x` is 32 f32; each load reads 16 of them and need not be aligned.
         let halves: [__m512; 2] = unsafe {
             [
@@ -196,8 +189,8 @@ fn quantise_avx512(x: &[f32], out: &mut QuantisedGroups<'_>) {
 per_isa! {
     /// Quantises whole rows, in plain operations.
     fn quantise_plain(isa; x: &[f32], out: &mut QuantisedGroups<'_>) {
-        let groups = x.as_chunks::<ACTIVATION_GROUP>().0.iter().zip(out.values.as_chunks_mut::<ACTIVATION_GROUP>().0);
-        for (index, (x, values)) in groups.enumerate() {
+        let groups = x.as_chunks::<ACTIVATION_GROUP>().0.iter().zip(out.values.iter_mut());
+        for (index, (x, GroupValues(values))) in groups.enumerate() {
             // Magnitudes have the order of their bits, and values that are not finite are above all others.
             let mut largest_of_lane = [0u32; SMALL_GROUP];
             for half in x.as_chunks::<SMALL_GROUP>().0 {
@@ -241,8 +234,15 @@ mod tests {
 
     fn rows(isa: Isa, x: &[f32], cols: usize) -> Int8Rows {
         let mut rows = Int8Rows::default();
-        rows.set(&mut compute(1, isa), x, cols);
+        rows.set(&mut compute(1, isa), x, cols, [ACTIVATION_GROUP].into_iter());
         rows
+    }
+
+    /// The integers of `x`.
+    fn values(rows: &Int8Rows, x: &[f32]) -> Vec<i8> {
+        let mut values: Vec<i8> = rows.values.iter().flat_map(|group| group.0).collect();
+        values.truncate(x.len());
+        values
     }
 
     proptest! {
@@ -253,19 +253,20 @@ mod tests {
         ) {
             let x: Vec<f32> = x.iter().map(|v| v * 10f32.powi(-shrink)).collect();
             let found = rows(Isa::detect(), &x, 2 * ACTIVATION_GROUP);
+            let integers = values(&found, &x);
             for (i, v) in x.iter().enumerate() {
                 let scale = found.scales[i / ACTIVATION_GROUP];
-                let error = (f32::from(found.values[i]) * scale - v).abs();
+                let error = (f32::from(integers[i]) * scale - v).abs();
                 prop_assert!(error <= scale * 0.5001, "{v} became {} x {scale}", found.values[i]);
-                prop_assert!(found.values[i] != -128);
+                prop_assert!(integers[i] != -128);
             }
-            for (i, group) in found.values[..x.len()].chunks(ACTIVATION_GROUP).enumerate() {
+            for (i, group) in integers.chunks(ACTIVATION_GROUP).enumerate() {
                 prop_assert_eq!(found.sums[i], group.iter().map(|&v| f32::from(v)).sum::<f32>());
                 prop_assert_eq!(found.sums[i], found.small_group_sums[2 * i] + found.small_group_sums[2 * i + 1]);
             }
             for isa in Isa::available() {
                 let other = rows(isa, &x, 2 * ACTIVATION_GROUP);
-                prop_assert_eq!(&other.values, &found.values);
+                prop_assert_eq!(values(&other, &x), integers.clone());
                 prop_assert_eq!(&other.scales, &found.scales);
                 prop_assert_eq!(&other.small_group_sums, &found.small_group_sums);
             }

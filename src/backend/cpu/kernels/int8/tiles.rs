@@ -1,39 +1,77 @@
 //! Arranges operands for AMX: whole tiles of rows, weights as signed bytes, scales and minimums side by side.
 
 use super::{
-    amx,
+    amx::{self, Operands, Scaling},
+    avx512,
     operands::RowPointers,
-    rows::{FEWEST_TILED_ROWS, Int8Rows},
-    sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_ROWS},
+    rows::Int8Rows,
+    sizes::{ACTIVATION_GROUP, MAX_ROWS, SMALL_GROUP, TILE_OUTPUTS, TILE_ROWS},
     unpack::{copy_eight_bit, unpack_four_bit},
 };
 use crate::backend::cpu::kernels::{
     buffers::scratch_slice,
     isa::{Isa, IsaKind},
-    output::OutputTile,
-    panel::STRIP,
+    output::{Output, OutputTile},
+    panel::{PANEL, PANEL_WORD_BYTES, STRIP},
     ranges::RowRange,
-    strip::{Strip, StripBits, StripScales},
+    strip::{Strip, StripBits},
+    tile_config,
 };
 
-/// A worker's copy of a strip's weights.
-#[derive(Default)]
-pub(in crate::backend::cpu::kernels) struct TileScratch {
-    /// Signed weights, `[k / 4][STRIP][4]`, and [`amx::GROUPS_BEYOND`] groups more.
-    bytes: Vec<u8>,
-    /// Scales and minimums, `[k / group][2][STRIP]`.
-    factors: Vec<f32>,
+/// Fewest rows for which tiles are faster than vectors: they pay for unpacking the weights. 24 rows take 10 % longer in tiles.
+const FEWEST_ROWS: usize = 28;
+/// Fewest rows behind the last whole tile for which one more tile is faster than vectors, which take fewer at once. The tile
+/// takes as long as one of [`TILE_ROWS`] rows.
+const FEWEST_LAST_ROWS: usize = MAX_ROWS + 1;
+
+/// A word of each of a tile's outputs, `[TILE_OUTPUTS][4]`, in one line of the cache.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct TileWords(pub [u8; 4 * TILE_OUTPUTS]);
+
+impl Default for TileWords {
+    fn default() -> Self {
+        Self([0; 4 * TILE_OUTPUTS])
+    }
 }
 
-/// [`super::product::product`] in AMX tiles, for as many of the first rows as fill whole tiles. Returns the number of
-/// these rows, which is 0 where the processor has no AMX or the rows are too few.
+/// A value of each of a tile's outputs, in one line of the cache.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(super) struct TileFloats(pub [f32; TILE_OUTPUTS]);
+
+/// A worker's copy of a strip's weights, and of what a tile gives that has fewer than [`TILE_ROWS`] rows.
+#[derive(Default)]
+pub(in crate::backend::cpu::kernels) struct TileScratch {
+    /// Signed weights of a tile of outputs, `[k / 4]`, and [`amx::GROUPS_BEYOND`] groups more.
+    words: Vec<TileWords>,
+    /// Scales and minimums as [`Operands::w_factors`] has them, for each tile of outputs.
+    factors: Vec<TileFloats>,
+    /// Outputs of a tile, `[TILE_ROWS]`.
+    outputs: Vec<TileFloats>,
+}
+
+/// How many of `rows` rows, the first ones, are faster in tiles than in vectors where the processor has AMX.
+pub(super) fn tiled_rows(rows: usize) -> usize {
+    let rest = rows % TILE_ROWS;
+    if rows < FEWEST_ROWS {
+        0
+    } else if rest < FEWEST_LAST_ROWS {
+        rows - rest
+    } else {
+        rows
+    }
+}
+
+/// [`super::product::product`] in AMX tiles, for those of the first rows that are faster in them, and a strip or a panel.
+/// Returns the number of these rows, which is 0 where the processor has no AMX or the rows are too few.
 ///
 /// # Safety
 /// `c` is readable and writable for `rows.count` rows of `strip.width` outputs, and while this runs nobody else
 /// accesses those.
 ///
 /// # Panics
-/// When the rows do not exist or do not begin at a tile, [`Int8Rows::set_tiles`] has not prepared them for the strip's
+/// When the rows do not exist or do not begin at a tile, [`Int8Rows::set`] has not prepared them for the strip's
 /// groups, or the strip does not hold the inputs of `x`.
 pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     isa: Isa,
@@ -43,58 +81,147 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     scratch: &mut TileScratch,
     c: OutputTile,
 ) -> usize {
-    let too_few = x.rows < FEWEST_TILED_ROWS || rows.count < TILE_ROWS;
-    if isa.0 != IsaKind::Amx || too_few || strip.width != STRIP {
+    let tiled = tiled_rows(rows.count);
+    if isa.0 != IsaKind::Amx || tiled == 0 {
         return 0;
     }
-    let packed = strip.bits.bytes();
-    let first = rows.first;
-    let tiles = rows.count / TILE_ROWS;
-    let pointers = RowPointers::new(x, rows.sub_range(0, tiles * TILE_ROWS), strip);
-    let RowPointers { cols, groups, .. } = pointers;
-    let tile_factors = x.tiles.for_groups_of(strip.group);
-    let tile_len = groups * 2 * TILE_ROWS;
-    let first_tile = first / TILE_ROWS;
-    assert!(first.is_multiple_of(TILE_ROWS) && tile_factors.len() >= (first_tile + tiles) * tile_len);
-    let beyond = amx::GROUPS_BEYOND * strip.group;
-    assert!(x.values.len() >= (first + tiles * TILE_ROWS) * cols + beyond);
-    let bytes = scratch_slice(&mut scratch.bytes, (cols + beyond) * STRIP);
-    let zero = strip.zero as u8;
-    match strip.bits {
-        StripBits::Four(_) => unpack_four_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
-        StripBits::Eight(_) => copy_eight_bit(isa, packed, zero, &mut bytes[..cols * STRIP]),
-    }
-    let factors = scratch_slice(&mut scratch.factors, groups * 2 * STRIP);
-    read_all(isa, &strip.scales, 0, factors);
-    if let Some(mins) = &strip.mins {
-        read_all(isa, mins, STRIP, factors);
-    }
-    let operands = amx::Operands {
-        cols,
-        x: pointers.values,
-        x_factors: tile_factors[first_tile * tile_len..].as_ptr(),
-        w: bytes.as_ptr().cast(),
-        w_factors: factors.as_ptr(),
-        mins: strip.mins.is_some(),
-    };
-    // SAFETY: the assertions above and `RowPointers::new` have checked that `x` and `x_factors` hold `tiles` tiles of
-    // rows, `x` with `beyond` bytes more; `bytes` and `factors` have just been given the sizes that `Operands` asks
-    // for. The caller vouches for `c`, whose rows are at least `tiles * TILE_ROWS`. `Isa::available` makes
-    // `IsaKind::Amx` only where it has found AMX-INT8 and AVX-512 F and the system has granted tile data.
-    // `RowPointers::new` lets only these two sizes of groups pass.
+    let rows = rows.sub_range(0, tiled);
+    // SAFETY: the caller vouches for `c`. `Isa::available` makes `IsaKind::Amx` only where it has found AMX-INT8 and AVX-512 F,
+    // BW, VL and VNNI, and the system has granted tile data. `RowPointers::new` lets only these two sizes of groups pass.
     unsafe {
         if strip.group == ACTIVATION_GROUP {
-            amx::product::<ACTIVATION_GROUP>(&operands, tiles, c);
+            product::<ACTIVATION_GROUP>(isa, x, rows, strip, scratch, c);
         } else {
-            amx::product::<SMALL_GROUP>(&operands, tiles, c);
+            product::<SMALL_GROUP>(isa, x, rows, strip, scratch, c);
         }
     }
-    tiles * TILE_ROWS
+    tiled
 }
 
-/// Writes all groups' scales or minimums to `out`, `[group][2][STRIP]`, from element `offset` of each group on.
-fn read_all(isa: Isa, scales: &StripScales<'_>, offset: usize, out: &mut [f32]) {
-    for (group, out) in out.chunks_exact_mut(2 * STRIP).enumerate() {
-        scales.read(isa, group, &mut out[offset..][..STRIP]);
+/// [`product_of_tiles`] of weights in groups of `GROUP`, for all of the rows.
+///
+/// # Safety
+/// What [`product_of_tiles`] asks for. The processor has AMX-INT8 and AVX-512 F, BW, VL and VNNI, and the system has granted this
+/// process the use of tile data.
+///
+/// # Panics
+/// As [`product_of_tiles`], and when the weights' groups have another size.
+unsafe fn product<const GROUP: usize>(
+    isa: Isa,
+    x: &Int8Rows,
+    rows: RowRange,
+    strip: &Strip<'_>,
+    scratch: &mut TileScratch,
+    c: OutputTile,
+) {
+    let first_tile = rows.first / TILE_ROWS;
+    let tiles = rows.count.div_ceil(TILE_ROWS);
+    let RowPointers {
+        cols, groups, values, ..
+    } = RowPointers::new(x, rows, strip);
+    let x_factors = x.tiles.for_groups_of(GROUP);
+    let tile_len = groups * 2 * TILE_ROWS;
+    assert!(strip.group == GROUP && rows.first.is_multiple_of(TILE_ROWS));
+    assert!(x_factors.len() >= (first_tile + tiles) * tile_len);
+    let values_needed = (first_tile + tiles) * TILE_ROWS * (cols / ACTIVATION_GROUP) + amx::GROUPS_BEYOND;
+    assert!(x.values.len() >= values_needed);
+    let TileScratch {
+        words,
+        factors,
+        outputs,
+    } = scratch;
+    let words = scratch_slice(words, (cols + amx::GROUPS_BEYOND * GROUP) / 4);
+    let factors = scratch_slice(factors, strip.width / TILE_OUTPUTS * groups * 3);
+    let outputs = scratch_slice(outputs, TILE_ROWS);
+    // While a tile of outputs is multiplied, its share of the next panel is prefetched, which lies behind this one.
+    let panel_bytes = cols / strip.bits.inputs_per_word() * PANEL_WORD_BYTES;
+    let share = panel_bytes / (PANEL / TILE_OUTPUTS);
+    let panel = strip.bits.bytes().as_ptr().wrapping_sub(strip.index * 4 * STRIP);
+    // SAFETY: `RowPointers::new` has checked that the strip has as many groups. The caller vouches for the processor.
+    unsafe {
+        avx512::read_factors(strip, factors);
+        amx::load_shapes::<GROUP>();
+    }
+    for (tile, factors) in factors.chunks_exact(groups * 3).enumerate() {
+        let packed = &strip.bits.bytes()[tile * 4 * TILE_OUTPUTS..];
+        let out = &mut words[..cols / 4];
+        match strip.bits {
+            StripBits::Four(_) => unpack_four_bit(isa, packed, strip.zero as u8, out),
+            StripBits::Eight(_) => copy_eight_bit(isa, packed, strip.zero as u8, out),
+        }
+        let operands = Operands {
+            cols,
+            x: values,
+            x_factors: x_factors[first_tile * tile_len..].as_ptr(),
+            w: words.as_ptr().cast(),
+            w_factors: factors.as_ptr().cast(),
+            mins: strip.mins.is_some(),
+            scaling: if strip.scales.are_short() {
+                Scaling::MultiplyAdd
+            } else {
+                Scaling::Convert
+            },
+            ahead: panel.wrapping_add(panel_bytes + (strip.index * STRIP / TILE_OUTPUTS + tile) * share),
+        };
+        let c = OutputTile {
+            start: c.start.wrapping_add(tile * TILE_OUTPUTS),
+            ..c
+        };
+        // SAFETY: the assertions above and `RowPointers::new` have checked that `x` and `x_factors` hold `tiles` tiles of
+        // rows, `x` with as many groups more; `words` and `factors` have just been given the sizes that `Operands` asks for.
+        // The caller vouches for `c`, for these rows and the strip's outputs, of which these are a tile's, and for the
+        // processor. The registers have just been shaped for `GROUP`.
+        unsafe { product_of_rows::<GROUP>(&operands, rows.count, outputs, c) };
+    }
+    // SAFETY: the caller vouches for AMX and the system's grant.
+    unsafe { tile_config::release() };
+}
+
+/// [`amx::product`] of `rows` rows, the last tile of which may have fewer than [`TILE_ROWS`] and is computed in `outputs` then.
+///
+/// # Safety
+/// What [`amx::product`] asks for, but that `c` has `rows` rows.
+///
+/// # Panics
+/// When `outputs` has fewer than [`TILE_ROWS`] rows.
+unsafe fn product_of_rows<const GROUP: usize>(
+    operands: &Operands,
+    rows: usize,
+    outputs: &mut [TileFloats],
+    c: OutputTile,
+) {
+    let (tiles, rest) = (rows / TILE_ROWS, rows % TILE_ROWS);
+    // SAFETY: `c` has whole tiles of so many rows.
+    unsafe { amx::product::<GROUP>(operands, tiles, c) };
+    if rest == 0 {
+        return;
+    }
+    let outputs = &mut outputs[..TILE_ROWS];
+    let at = |row: usize| c.start.wrapping_add((tiles * TILE_ROWS + row) * c.stride);
+    if c.output == Output::Add {
+        for (row, outputs) in outputs.iter_mut().enumerate().take(rest) {
+            // SAFETY: the caller vouches for the outputs of this row.
+            outputs
+                .0
+                .copy_from_slice(unsafe { std::slice::from_raw_parts(at(row), TILE_OUTPUTS) });
+        }
+    }
+    let last = Operands {
+        x: operands.x.wrapping_add(tiles * TILE_ROWS * operands.cols),
+        x_factors: operands
+            .x_factors
+            .wrapping_add(tiles * operands.cols / GROUP * 2 * TILE_ROWS),
+        ..*operands
+    };
+    let target = OutputTile {
+        start: outputs.as_mut_ptr().cast(),
+        stride: TILE_OUTPUTS,
+        output: c.output,
+    };
+    // SAFETY: the caller vouches for the operands of whole tiles, and `outputs` is one.
+    unsafe { amx::product::<GROUP>(&last, 1, target) };
+    for (row, outputs) in outputs.iter().enumerate().take(rest) {
+        // SAFETY: the caller vouches for the outputs of this row, which nobody else accesses.
+        unsafe { std::slice::from_raw_parts_mut(at(row), TILE_OUTPUTS) }.copy_from_slice(&outputs.0);
     }
 }
