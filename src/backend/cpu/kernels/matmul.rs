@@ -17,7 +17,6 @@ use super::{
     packed::{MatrixPanel, MatrixStrip, PackedMatrix},
     panel::{PANEL, STRIP, STRIPS_PER_PANEL},
     ranges::{InputRange, RowRange},
-    strip::Strip,
 };
 #[cfg(target_arch = "x86_64")]
 use super::{bf16::Bf16Rows, int8::TileScratch};

@@ -12,7 +12,7 @@ use super::{
     magic::{MAGIC, MAGIC_BITS},
     operands::RowPointers,
     sizes::ACTIVATION_GROUP,
-    tiles::TileFloats,
+    tile_lines::TileFloats,
 };
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},

@@ -21,6 +21,8 @@ mod sizes;
 #[cfg(target_arch = "x86_64")]
 mod tile_factors;
 #[cfg(target_arch = "x86_64")]
+mod tile_lines;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod unpack;

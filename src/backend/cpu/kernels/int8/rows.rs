@@ -3,8 +3,8 @@
 use super::sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_ROWS};
 #[cfg(target_arch = "x86_64")]
 use super::{
+    sizes::tiled_rows,
     tile_factors::{GroupSizes, RowFactors, TileFactors},
-    tiles::tiled_rows,
 };
 use crate::backend::cpu::kernels::{
     buffers::scratch_slice,
@@ -257,7 +257,7 @@ mod tests {
             for (i, v) in x.iter().enumerate() {
                 let scale = found.scales[i / ACTIVATION_GROUP];
                 let error = (f32::from(integers[i]) * scale - v).abs();
-                prop_assert!(error <= scale * 0.5001, "{v} became {} x {scale}", found.values[i]);
+                prop_assert!(error <= scale * 0.5001, "{v} became {} x {scale}", integers[i]);
                 prop_assert!(integers[i] != -128);
             }
             for (i, group) in integers.chunks(ACTIVATION_GROUP).enumerate() {

@@ -5,7 +5,8 @@ use super::{
     avx512,
     operands::RowPointers,
     rows::Int8Rows,
-    sizes::{ACTIVATION_GROUP, MAX_ROWS, SMALL_GROUP, TILE_OUTPUTS, TILE_ROWS},
+    sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_OUTPUTS, TILE_ROWS, tiled_rows},
+    tile_lines::{TileFloats, TileWords},
     unpack::{copy_eight_bit, unpack_four_bit},
 };
 use crate::backend::cpu::kernels::{
@@ -18,28 +19,6 @@ use crate::backend::cpu::kernels::{
     tile_config,
 };
 
-/// Fewest rows for which tiles are faster than vectors: they pay for unpacking the weights. 24 rows take 10 % longer in tiles.
-const FEWEST_ROWS: usize = 28;
-/// Fewest rows behind the last whole tile for which one more tile is faster than vectors, which take fewer at once. The tile
-/// takes as long as one of [`TILE_ROWS`] rows.
-const FEWEST_LAST_ROWS: usize = MAX_ROWS + 1;
-
-/// A word of each of a tile's outputs, `[TILE_OUTPUTS][4]`, in one line of the cache.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct TileWords(pub [u8; 4 * TILE_OUTPUTS]);
-
-impl Default for TileWords {
-    fn default() -> Self {
-        Self([0; 4 * TILE_OUTPUTS])
-    }
-}
-
-/// A value of each of a tile's outputs, in one line of the cache.
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(64))]
-pub(super) struct TileFloats(pub [f32; TILE_OUTPUTS]);
-
 /// A worker's copy of a strip's weights, and of what a tile gives that has fewer than [`TILE_ROWS`] rows.
 #[derive(Default)]
 pub(in crate::backend::cpu::kernels) struct TileScratch {
@@ -49,18 +28,6 @@ pub(in crate::backend::cpu::kernels) struct TileScratch {
     factors: Vec<TileFloats>,
     /// Outputs of a tile, `[TILE_ROWS]`.
     outputs: Vec<TileFloats>,
-}
-
-/// How many of `rows` rows, the first ones, are faster in tiles than in vectors where the processor has AMX.
-pub(super) fn tiled_rows(rows: usize) -> usize {
-    let rest = rows % TILE_ROWS;
-    if rows < FEWEST_ROWS {
-        0
-    } else if rest < FEWEST_LAST_ROWS {
-        rows - rest
-    } else {
-        rows
-    }
 }
 
 /// [`super::product::product`] in AMX tiles, for those of the first rows that are faster in them, and a strip or a panel.

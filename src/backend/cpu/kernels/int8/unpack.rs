@@ -1,6 +1,6 @@
 //! Unpacking weights to a byte each, as tiles load them.
 
-use super::{sizes::TILE_OUTPUTS, tiles::TileWords};
+use super::{sizes::TILE_OUTPUTS, tile_lines::TileWords};
 use crate::backend::cpu::kernels::{isa::per_isa, panel::PANEL_WORD_BYTES};
 
 per_isa! {
