@@ -62,12 +62,12 @@
 //!   w              weights of the next group to multiply: + 16 * GROUP bytes a group
 //!   w_factors      16 weight scales, minimums, and scales times -MAGIC, of the group to scale: + 192 bytes a group
 //!   groups         groups left to scale
-//!   dots           the two halves of stored sums, 16 rows x 16 outputs each: 1,024 bytes a half
+//!   dots           the frame: the two halves of stored sums, 16 rows x 16 outputs each, 1,024 bytes a half; then `c` and `stride`
+//!   ahead          what is prefetched next: + 8 * GROUP bytes a group
 //!   start          what integer sums start from: 16 outputs of any row
 //!   zero           0: bytes from one row to the next of `start`
 //!   line           64: bytes from one row to the next of `dots`, and from one row of weights to the next
-//!   c, end         the next row of outputs to load, and to store
-//!   stride         bytes from one row of outputs to the next
+//!   c, stride      the next row of what float sums start from, and bytes to the row behind; at the end the same of the outputs
 //! ```
 
 use std::{
@@ -83,6 +83,9 @@ use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
     tile_config::{TileConfig, TileShape},
 };
+
+/// Bytes that are prefetched for each input while a tile of rows is multiplied: a quarter of a panel of four-bit weights.
+const PREFETCHED_PER_INPUT: usize = 8;
 
 /// Groups behind the last that are loaded because the pipeline runs ahead: operands must be readable for these too.
 pub(super) const GROUPS_BEYOND: usize = 2;
@@ -109,7 +112,8 @@ const fn shapes(group: usize) -> TileConfig {
     TileConfig::new([sums, sums, unused, unused, activations, weights, unused, unused])
 }
 
-/// Shapes this thread's tile registers for groups of `GROUP` inputs, until [`release`](crate::backend::cpu::kernels::tile_config::release).
+/// Shapes this thread's tile registers for groups of `GROUP` inputs, until they are
+/// [released](crate::backend::cpu::kernels::tile_config::release).
 ///
 /// # Safety
 /// The processor has AMX-TILE, and the system has granted this process the use of tile data.
@@ -163,7 +167,8 @@ pub(super) struct Operands {
     pub mins: bool,
     /// What the scales allow.
     pub scaling: Scaling,
-    /// What is prefetched, any address: `16 * GROUP` bytes from there on for each group.
+    /// What is prefetched, any address: as many bytes from there on as [`PREFETCHED_PER_INPUT`] says, and as many more for each
+    /// further tile of rows.
     pub ahead: *const u8,
 }
 
@@ -173,21 +178,24 @@ pub(super) struct Operands {
 /// With `groups = cols / GROUP`, at least 1: each pointer of `operands` is readable for the elements that
 /// [`Operands`] says, and `x` and `w` for [`GROUPS_BEYOND`] groups more (`GROUPS_BEYOND * GROUP` bytes behind the
 /// last row of `x`, and `GROUPS_BEYOND * GROUP * TILE_OUTPUTS` bytes of `w`). `c` is readable and writable for `tiles *
-/// TILE_ROWS` rows of [`TILE_OUTPUTS`] outputs, overlaps no operand, and while this runs nobody else accesses it. The
-/// processor has AMX-INT8 and AVX-512 F, and the system has granted this process the use of tile data.
+/// TILE_ROWS` rows of [`TILE_OUTPUTS`] outputs, overlaps no operand, and while this runs nobody else accesses it. This thread's
+/// tile registers have the shapes that [`load_shapes`] gives them for `GROUP`. The processor has AMX-INT8 and AVX-512 F, and the
+/// system has granted this process the use of tile data.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usize, c: OutputTile) {
     const { assert!(GROUP == 16 || GROUP == 32) };
     for tile in 0..tiles {
         // SAFETY: `tile < tiles`, so the operands moved on by as many tiles still are tiles of rows of the caller's,
-        // and so are the rows of `c`: `row < TILE_ROWS`. The registers have just been shaped for `GROUP`.
+        // and so are the rows of `c`. The caller vouches for the shapes.
         unsafe {
             let operands = Operands {
                 x: operands.x.add(tile * TILE_ROWS * operands.cols),
                 x_factors: operands
                     .x_factors
                     .add(tile * operands.cols / GROUP * 2 * TILE_ROWS),
-                ahead: operands.ahead.wrapping_add(tile * 8 * operands.cols),
+                ahead: operands
+                    .ahead
+                    .wrapping_add(tile * PREFETCHED_PER_INPUT * operands.cols),
                 ..*operands
             };
             let at = c.start.add(tile * TILE_ROWS * c.stride);
@@ -365,11 +373,10 @@ macro_rules! each_sum {
 /// Makes the kernel for a way of scaling, and for weights with minimums or without.
 macro_rules! kernel {
     ($name:ident, $scaling:ident, $mins:ident) => {
-        /// Adds the products of one tile of rows to `c`, whose rows are `stride` elements apart.
+        /// [`product`] of one tile of rows.
         ///
         /// # Safety
-        /// What [`product`] asks for, with one tile, `c` and `stride`, and this thread's tile registers have the
-        /// shapes for `GROUP`.
+        /// What [`product`] asks for, with one tile.
         #[target_feature(enable = "avx512f")]
         unsafe fn $name<const GROUP: usize>(operands: &Operands, c: OutputTile) {
             const { assert!(TILE_ROWS == 16 && TILE_OUTPUTS == 16) };
@@ -381,10 +388,10 @@ macro_rules! kernel {
             };
             // SAFETY: the loop scales `groups` groups and multiplies two more, for which the caller vouches: each
             // multiply reads `GROUP` bytes of 16 rows of `x` and `16 * GROUP` bytes of `w`, each scaling 32 floats of
-            // `x_factors` and 48 of `w_factors`. Of `c` it reads and writes 16 rows of 16 floats. `dots` is written
-            // before it is read, in its 2 * 16 * 64 bytes, and `START` is the line that is read. The assembly changes only
-            // registers that are named as operands, the flags, and tiles, which the compiler does not use; it uses no
-            // stack.
+            // `x_factors` and 48 of `w_factors`. It writes 16 rows of 16 floats of `c`, and reads as many before, of `c` or
+            // of `ZEROS`. The frame's `dots` are written before they are read, in their 2 * 16 * 64 bytes, and `START` is
+            // the line that is read. The assembly changes only registers that are named as operands, the flags, and tiles,
+            // which the compiler does not use; it uses no stack.
             unsafe {
                 asm!(
                     each_sum!("vmovups zmm", ", [{c}]\nadd {c}, {stride}\n"),
@@ -402,6 +409,7 @@ macro_rules! kernel {
                     "mov {c}, [{dots} + {frame_c}]",
                     "mov {stride}, [{dots} + {frame_stride}]",
                     each_sum!("vmovups [{c}], zmm", "\nadd {c}, {stride}\n"),
+                    // The compiler does not know that vectors were used: without this, scalar code afterwards is slow.
                     "vzeroupper",
                     x = inout(reg) operands.x => _,
                     cols = in(reg) operands.cols,
@@ -417,7 +425,7 @@ macro_rules! kernel {
                     line = in(reg) 64usize,
                     group = const GROUP,
                     ahead = inout(reg) operands.ahead => _,
-                    ahead_step = const 8 * GROUP,
+                    ahead_step = const PREFETCHED_PER_INPUT * GROUP,
                     c = inout(reg) from => _,
                     stride = inout(reg) from_stride => _,
                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
