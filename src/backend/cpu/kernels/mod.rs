@@ -38,17 +38,18 @@
 //!
 //! # Where the time of a prompt goes
 //!
-//! One layer of SmolLM2 in Q4_1 with 512 rows, on two threads of a processor with AMX, in microseconds:
+//! One layer of SmolLM2 in Q4_1 with 512 rows, on two threads of a processor with AMX, in microseconds as
+//! `engine-bench --profile` tells them:
 //!
 //! | Part | `bf16` | `int8` |
 //! |---|---|---|
-//! | norms | 75 | 96 |
-//! | queries, keys and values | 314 | 780 |
-//! | rotation and KV write | 85 | 100 |
-//! | attention | 723 | 1,803 |
-//! | attention's output | 220 | 460 |
-//! | gate, up, activation and down | 1,310 | 3,651 |
-//! | all | 2,726 | 6,902 |
+//! | norms | 70 | 90 |
+//! | queries, keys and values | 280 | 550 |
+//! | rotation and KV write | 80 | 80 |
+//! | attention | 640 | 1,680 |
+//! | attention's output | 200 | 370 |
+//! | gate, up, activation and down | 1,080 | 2,810 |
+//! | all | 2,350 | 5,580 |
 
 mod activations;
 mod arena;
