@@ -60,9 +60,9 @@ pub fn attention(
         shared.done.resize_with(tiles, AtomicUsize::default);
         let states = DisjointSlices::new(scratch_slice(&mut shared.states, states));
         let done = shared.done.as_slice();
-        // Later tiles see a longer context and take longer. Where each span is one token, all take about as long, and what a
-        // worker reads next lies behind what it has read: with 32 sequences of 540 tokens that takes 6 % less.
-        let order = if spans.iter().all(|span| span.rows == 1) {
+        // Later tiles of a span see a longer context and take longer. Where each span is one row, what a worker reads next lies
+        // behind what it has read, when tasks ascend: with 32 sequences of 540 tokens that takes 6 % less.
+        let order = if list.single_rows {
             Order::Ascending
         } else {
             Order::Descending

@@ -23,6 +23,8 @@ pub(super) struct TaskList {
     pub tile_rows: usize,
     /// Elements of the softmax state of the largest tile.
     pub state_len: usize,
+    /// Whether each span is one row, so that tasks take about as long as one another.
+    pub single_rows: bool,
     /// Whether a task is one segment of a tile.
     pub shares_segments: bool,
 }
@@ -66,6 +68,7 @@ impl TaskList {
             .iter()
             .map(|span| worker::layout(&first_tile(span), format).len());
         let tiles = spans.iter().map(tiles_of).sum::<usize>();
+        let single_rows = spans.iter().all(|span| span.rows == 1);
         let mut list = Self {
             kv_heads,
             spans: Vec::with_capacity(spans.len()),
@@ -73,8 +76,9 @@ impl TaskList {
             tiles: 0,
             tile_rows,
             state_len: state_len.max().unwrap_or(0),
+            single_rows,
             // With one row each, all tiles of a span see the same segments.
-            shares_segments: tiles < TILES_PER_THREAD * threads && spans.iter().all(|span| span.rows == 1),
+            shares_segments: tiles < TILES_PER_THREAD * threads && single_rows,
         };
         for span in spans {
             let tasks_per_tile = if list.shares_segments {

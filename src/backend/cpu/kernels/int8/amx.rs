@@ -9,7 +9,7 @@
 //! Once a thread has used tiles, its vector units do multiplications and multiply-adds at half their rate
 //! ([`crate::backend::cpu::kernels::bf16`]), so these are counted. Integer sums start from [`MAGIC_BITS`] and are scaled by one
 //! multiply-add where [`Operands::scaling`] allows it; with a conversion and a multiplication in its place a group takes a
-//! quarter longer. So it does when rows of tiles lie across lines of the cache.
+//! quarter longer. It also takes a quarter longer when rows of tiles begin in one line of the cache and end in the next.
 //!
 //! With it, a feed-forward part of SmolLM2 in Q4_1 takes 205 µs on two threads for 32 rows, and 250 with VNNI; decoding of 32
 //! sequences goes from 1,460 tokens/s to 1,730.
@@ -40,7 +40,7 @@
 //! So a store has an iteration's time until what it has written is read, and so have the products until they are
 //! stored. The loop's body is two iterations, one for even `g` and one for odd. The two groups behind the last are
 //! multiplied, and the first of them is stored, but neither is scaled: that is why `x` and `w` must be readable for
-//! [`GROUPS_BEYOND`] more groups.
+//! [`GROUPS_BEYOND`](super::sizes::GROUPS_BEYOND) more groups.
 //!
 //! # Registers
 //!
@@ -77,7 +77,7 @@ use std::{
 
 use super::{
     magic::MAGIC_BITS,
-    sizes::{TILE_OUTPUTS, TILE_ROWS},
+    sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_OUTPUTS, TILE_ROWS},
 };
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
@@ -86,9 +86,6 @@ use crate::backend::cpu::kernels::{
 
 /// Bytes that are prefetched for each input while a tile of rows is multiplied: a quarter of a panel of four-bit weights.
 const PREFETCHED_PER_INPUT: usize = 8;
-
-/// Groups behind the last that are loaded because the pipeline runs ahead: operands must be readable for these too.
-pub(super) const GROUPS_BEYOND: usize = 2;
 
 /// Shapes of the tile registers for groups of `group` inputs.
 const fn shapes(group: usize) -> TileConfig {
@@ -112,14 +109,18 @@ const fn shapes(group: usize) -> TileConfig {
     TileConfig::new([sums, sums, unused, unused, activations, weights, unused, unused])
 }
 
-/// Shapes this thread's tile registers for groups of `GROUP` inputs, until they are
+/// Shapes this thread's tile registers for groups of `group` inputs, which [`Operands::group`] may be, until they are
 /// [released](crate::backend::cpu::kernels::tile_config::release).
 ///
 /// # Safety
 /// The processor has AMX-TILE, and the system has granted this process the use of tile data.
-pub(super) unsafe fn load_shapes<const GROUP: usize>() {
+pub(super) unsafe fn load_shapes(group: usize) {
+    let shapes = match group {
+        ACTIVATION_GROUP => const { &shapes(ACTIVATION_GROUP) },
+        _ => const { &shapes(SMALL_GROUP) },
+    };
     // SAFETY: the caller vouches for AMX and the system's grant.
-    unsafe { const { &shapes(GROUP) }.load() };
+    unsafe { shapes.load() };
 }
 
 /// Memory of a kernel.
@@ -154,11 +155,13 @@ pub(super) enum Scaling {
 pub(super) struct Operands {
     /// Inputs of a row, and bytes from one row to the next.
     pub cols: usize,
+    /// Inputs that share a scale of the weights: [`ACTIVATION_GROUP`] or [`SMALL_GROUP`].
+    pub group: usize,
     /// Activations, `[tiles * TILE_ROWS][cols]`.
     pub x: *const i8,
     /// Scales of the activations, and sums of their integers: `[tiles][groups][2][TILE_ROWS]`.
     pub x_factors: *const f32,
-    /// Signed weights, `[groups * GROUP / 4][TILE_OUTPUTS][4]`.
+    /// Signed weights, `[cols / 4][TILE_OUTPUTS][4]`.
     pub w: *const i8,
     /// Scales of the weights, minimums if there are any, and scales times minus [`super::magic::MAGIC`] for
     /// [`Scaling::MultiplyAdd`]: `[groups][3][TILE_OUTPUTS]`.
@@ -172,40 +175,62 @@ pub(super) struct Operands {
     pub ahead: *const u8,
 }
 
-/// `c[i][j] = x[i] · w[j]`, or added to it, for `tiles` times [`TILE_ROWS`] rows. `GROUP` inputs share a scale.
+impl Operands {
+    /// Those of the rows behind so many tiles.
+    pub(super) fn behind_tiles(&self, tiles: usize) -> Self {
+        Self {
+            x: self.x.wrapping_add(tiles * TILE_ROWS * self.cols),
+            x_factors: self
+                .x_factors
+                .wrapping_add(tiles * self.cols / self.group * 2 * TILE_ROWS),
+            ahead: self.ahead.wrapping_add(tiles * PREFETCHED_PER_INPUT * self.cols),
+            ..*self
+        }
+    }
+}
+
+/// `c[i][j] = x[i] · w[j]`, or added to it, for `tiles` times [`TILE_ROWS`] rows.
 ///
 /// # Safety
-/// With `groups = cols / GROUP`, at least 1: each pointer of `operands` is readable for the elements that
-/// [`Operands`] says, and `x` and `w` for [`GROUPS_BEYOND`] groups more (`GROUPS_BEYOND * GROUP` bytes behind the
-/// last row of `x`, and `GROUPS_BEYOND * GROUP * TILE_OUTPUTS` bytes of `w`). `c` is readable and writable for `tiles *
+/// With `groups = cols / group`, at least 1: each pointer of `operands` is readable for the elements that
+/// [`Operands`] says, and `x` and `w` for [`GROUPS_BEYOND`](super::sizes::GROUPS_BEYOND) groups more (`GROUPS_BEYOND * group` bytes behind the
+/// last row of `x`, and `GROUPS_BEYOND * group * TILE_OUTPUTS` bytes of `w`). `c` is readable and writable for `tiles *
 /// TILE_ROWS` rows of [`TILE_OUTPUTS`] outputs, overlaps no operand, and while this runs nobody else accesses it. This thread's
-/// tile registers have the shapes that [`load_shapes`] gives them for `GROUP`. The processor has AMX-INT8 and AVX-512 F, and the
+/// tile registers have the shapes that [`load_shapes`] gives them for the group. The processor has AMX-INT8 and AVX-512 F, and the
 /// system has granted this process the use of tile data.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn product<const GROUP: usize>(operands: &Operands, tiles: usize, c: OutputTile) {
-    const { assert!(GROUP == 16 || GROUP == 32) };
+pub(super) unsafe fn product(operands: &Operands, tiles: usize, c: OutputTile) {
     for tile in 0..tiles {
-        // SAFETY: `tile < tiles`, so the operands moved on by as many tiles still are tiles of rows of the caller's,
-        // and so are the rows of `c`. The caller vouches for the shapes.
+        let operands = operands.behind_tiles(tile);
+        let c = OutputTile {
+            start: c.start.wrapping_add(tile * TILE_ROWS * c.stride),
+            ..c
+        };
+        // SAFETY: `tile < tiles`, so the operands behind as many tiles still are tiles of rows of the caller's, and so are
+        // the rows of `c`. The caller vouches for the shapes.
         unsafe {
-            let operands = Operands {
-                x: operands.x.add(tile * TILE_ROWS * operands.cols),
-                x_factors: operands
-                    .x_factors
-                    .add(tile * operands.cols / GROUP * 2 * TILE_ROWS),
-                ahead: operands
-                    .ahead
-                    .wrapping_add(tile * PREFETCHED_PER_INPUT * operands.cols),
-                ..*operands
-            };
-            let at = c.start.add(tile * TILE_ROWS * c.stride);
-            let c = OutputTile { start: at, ..c };
-            match (operands.scaling, operands.mins) {
-                (Scaling::MultiplyAdd, true) => with_mins::<GROUP>(&operands, c),
-                (Scaling::MultiplyAdd, false) => without_mins::<GROUP>(&operands, c),
-                (Scaling::Convert, true) => converted_with_mins::<GROUP>(&operands, c),
-                (Scaling::Convert, false) => converted_without_mins::<GROUP>(&operands, c),
+            match operands.group {
+                ACTIVATION_GROUP => product_of_tile::<ACTIVATION_GROUP>(&operands, c),
+                _ => product_of_tile::<SMALL_GROUP>(&operands, c),
             }
+        }
+    }
+}
+
+/// [`product`] of one tile of rows and weights in groups of `GROUP`.
+///
+/// # Safety
+/// What [`product`] asks for.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn product_of_tile<const GROUP: usize>(operands: &Operands, c: OutputTile) {
+    // SAFETY: the caller vouches for what the kernels ask for.
+    unsafe {
+        match (operands.scaling, operands.mins) {
+            (Scaling::MultiplyAdd, true) => with_mins::<GROUP>(operands, c),
+            (Scaling::MultiplyAdd, false) => without_mins::<GROUP>(operands, c),
+            (Scaling::Convert, true) => converted_with_mins::<GROUP>(operands, c),
+            (Scaling::Convert, false) => converted_without_mins::<GROUP>(operands, c),
         }
     }
 }
@@ -373,10 +398,10 @@ macro_rules! each_sum {
 /// Makes the kernel for a way of scaling, and for weights with minimums or without.
 macro_rules! kernel {
     ($name:ident, $scaling:ident, $mins:ident) => {
-        /// [`product`] of one tile of rows.
+        /// [`product_of_tile`] of such weights.
         ///
         /// # Safety
-        /// What [`product`] asks for, with one tile.
+        /// What [`product`] asks for.
         #[target_feature(enable = "avx512f")]
         unsafe fn $name<const GROUP: usize>(operands: &Operands, c: OutputTile) {
             const { assert!(TILE_ROWS == 16 && TILE_OUTPUTS == 16) };

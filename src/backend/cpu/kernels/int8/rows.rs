@@ -1,6 +1,9 @@
 //! Rows of activations as eight-bit integers.
 
-use super::sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_ROWS};
+use super::{
+    magic::MAGIC,
+    sizes::{ACTIVATION_GROUP, GROUPS_BEYOND, SMALL_GROUP, TILE_ROWS},
+};
 #[cfg(target_arch = "x86_64")]
 use super::{
     sizes::tiled_rows,
@@ -16,9 +19,6 @@ use crate::backend::cpu::kernels::{
 
 /// Rows in one task: a tile. Fewer rows take less time than waking another thread.
 const ROWS_PER_TASK: usize = TILE_ROWS;
-/// Groups behind the last row that AMX kernels load ahead of use and then do not use: those of
-/// [`super::amx::GROUPS_BEYOND`].
-const GROUPS_BEYOND: usize = 2;
 
 /// The integers of a group of activations, in no more lines of the cache than they need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(in crate::backend::cpu::kernels) struct Int8Rows {
 
 impl Int8Rows {
     /// Quantises `x`, `[m, cols]`, and arranges the factors for AMX tiles where the processor has AMX and some rows are
-    /// faster in tiles. `groups` are the sizes of the groups of the weights that the rows will be multiplied with.
+    /// faster in tiles. `weight_groups` are the sizes of the groups of the weights that the rows will be multiplied with.
     ///
     /// # Panics
     /// When `cols` is not a multiple of [`ACTIVATION_GROUP`], or 0.
@@ -111,8 +111,6 @@ struct QuantisedGroups<'a> {
 
 /// A group whose largest magnitude is at most this becomes zeros: 127 divided by it could overflow.
 const TINY: f32 = 1e-30;
-/// 1.5 * 2^23: adding it rounds to an integer, ties to even, and leaves the integer in the low bits.
-const MAGIC: f32 = 12_582_912.0;
 
 /// A group's scale and the factor of its elements, which is 1 / scale. `largest` is the bits of the largest magnitude.
 #[inline(always)]

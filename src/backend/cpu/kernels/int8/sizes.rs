@@ -12,6 +12,9 @@ pub(in crate::backend::cpu::kernels) const TILE_ROWS: usize = 16;
 #[cfg(target_arch = "x86_64")]
 pub(super) const TILE_OUTPUTS: usize = 16;
 
+/// Groups behind the last that AMX kernels load ahead of use and then do not use.
+pub(super) const GROUPS_BEYOND: usize = 2;
+
 /// Activations of a row that share a scale.
 pub(super) const ACTIVATION_GROUP: usize = 32;
 /// Weights that share a scale in formats whose groups are small. In the others an [`ACTIVATION_GROUP`] of weights does.

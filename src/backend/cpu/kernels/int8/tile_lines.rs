@@ -1,4 +1,4 @@
-//! What tiles load, in whole lines of the cache: with lines that a row lies across, loading takes twice as long.
+//! What tiles load. Each row is a line of the cache, because rows that lie across two lines take longer to load.
 
 use super::sizes::TILE_OUTPUTS;
 

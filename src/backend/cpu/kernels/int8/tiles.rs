@@ -5,7 +5,7 @@ use super::{
     avx512,
     operands::RowPointers,
     rows::Int8Rows,
-    sizes::{ACTIVATION_GROUP, SMALL_GROUP, TILE_OUTPUTS, TILE_ROWS, tiled_rows},
+    sizes::{ACTIVATION_GROUP, GROUPS_BEYOND, TILE_OUTPUTS, TILE_ROWS, tiled_rows},
     tile_lines::{TileFloats, TileWords},
     unpack::{copy_eight_bit, unpack_four_bit},
 };
@@ -22,7 +22,7 @@ use crate::backend::cpu::kernels::{
 /// A worker's copy of a strip's weights, and of what a tile gives that has fewer than [`TILE_ROWS`] rows.
 #[derive(Default)]
 pub(in crate::backend::cpu::kernels) struct TileScratch {
-    /// Signed weights of a tile of outputs, `[k / 4]`, and [`amx::GROUPS_BEYOND`] groups more.
+    /// Signed weights of a tile of outputs, `[k / 4]`, and [`GROUPS_BEYOND`] groups more.
     words: Vec<TileWords>,
     /// Scales and minimums as [`Operands::w_factors`] has them, for each tile of outputs.
     factors: Vec<TileFloats>,
@@ -53,61 +53,33 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
         return 0;
     }
     let rows = rows.sub_range(0, tiled);
-    // SAFETY: the caller vouches for `c`. `Isa::available` makes `IsaKind::Amx` only where it has found AMX-INT8 and AVX-512 F,
-    // BW, VL and VNNI, and the system has granted tile data. `RowPointers::new` lets only these two sizes of groups pass.
-    unsafe {
-        if strip.group == ACTIVATION_GROUP {
-            product::<ACTIVATION_GROUP>(isa, x, rows, strip, scratch, c);
-        } else {
-            product::<SMALL_GROUP>(isa, x, rows, strip, scratch, c);
-        }
-    }
-    tiled
-}
-
-/// [`product_of_tiles`] of weights in groups of `GROUP`, for all of the rows.
-///
-/// # Safety
-/// What [`product_of_tiles`] asks for. The processor has AMX-INT8 and AVX-512 F, BW, VL and VNNI, and the system has granted this
-/// process the use of tile data.
-///
-/// # Panics
-/// As [`product_of_tiles`], and when the weights' groups have another size.
-unsafe fn product<const GROUP: usize>(
-    isa: Isa,
-    x: &Int8Rows,
-    rows: RowRange,
-    strip: &Strip<'_>,
-    scratch: &mut TileScratch,
-    c: OutputTile,
-) {
     let first_tile = rows.first / TILE_ROWS;
     let tiles = rows.count.div_ceil(TILE_ROWS);
     let RowPointers {
         cols, groups, values, ..
     } = RowPointers::new(x, rows, strip);
-    let x_factors = x.tiles.for_groups_of(GROUP);
+    let x_factors = x.tiles.for_groups_of(strip.group);
     let tile_len = groups * 2 * TILE_ROWS;
-    assert!(strip.group == GROUP && rows.first.is_multiple_of(TILE_ROWS));
-    assert!(x_factors.len() >= (first_tile + tiles) * tile_len);
-    let values_needed = (first_tile + tiles) * TILE_ROWS * (cols / ACTIVATION_GROUP) + amx::GROUPS_BEYOND;
+    assert!(rows.first.is_multiple_of(TILE_ROWS) && x_factors.len() >= (first_tile + tiles) * tile_len);
+    let values_needed = (first_tile + tiles) * TILE_ROWS * (cols / ACTIVATION_GROUP) + GROUPS_BEYOND;
     assert!(x.values.len() >= values_needed);
     let TileScratch {
         words,
         factors,
         outputs,
     } = scratch;
-    let words = scratch_slice(words, (cols + amx::GROUPS_BEYOND * GROUP) / 4);
+    let words = scratch_slice(words, (cols + GROUPS_BEYOND * strip.group) / 4);
     let factors = scratch_slice(factors, strip.width / TILE_OUTPUTS * groups * 3);
     let outputs = scratch_slice(outputs, TILE_ROWS);
     // While a tile of outputs is multiplied, its share of the next panel is prefetched, which lies behind this one.
     let panel_bytes = cols / strip.bits.inputs_per_word() * PANEL_WORD_BYTES;
     let share = panel_bytes / (PANEL / TILE_OUTPUTS);
     let panel = strip.bits.bytes().as_ptr().wrapping_sub(strip.index * 4 * STRIP);
-    // SAFETY: `RowPointers::new` has checked that the strip has as many groups. The caller vouches for the processor.
+    // SAFETY: `RowPointers::new` has checked that the strip has as many groups, of one of the two sizes. `Isa::available` makes
+    // `IsaKind::Amx` only where it has found AMX-INT8 and AVX-512 F, BW, VL and VNNI, and the system has granted tile data.
     unsafe {
         avx512::read_factors(strip, factors);
-        amx::load_shapes::<GROUP>();
+        amx::load_shapes(strip.group);
     }
     for (tile, factors) in factors.chunks_exact(groups * 3).enumerate() {
         let packed = &strip.bits.bytes()[tile * 4 * TILE_OUTPUTS..];
@@ -118,6 +90,7 @@ unsafe fn product<const GROUP: usize>(
         }
         let operands = Operands {
             cols,
+            group: strip.group,
             x: values,
             x_factors: x_factors[first_tile * tile_len..].as_ptr(),
             w: words.as_ptr().cast(),
@@ -136,12 +109,13 @@ unsafe fn product<const GROUP: usize>(
         };
         // SAFETY: the assertions above and `RowPointers::new` have checked that `x` and `x_factors` hold `tiles` tiles of
         // rows, `x` with as many groups more; `words` and `factors` have just been given the sizes that `Operands` asks for.
-        // The caller vouches for `c`, for these rows and the strip's outputs, of which these are a tile's, and for the
-        // processor. The registers have just been shaped for `GROUP`.
-        unsafe { product_of_rows::<GROUP>(&operands, rows.count, outputs, c) };
+        // The caller vouches for `c`, for these rows and the strip's outputs, of which these are a tile's. `IsaKind::Amx` stands
+        // for the processor, as above, and the registers have just been shaped for the group.
+        unsafe { product_of_rows(&operands, rows.count, outputs, c) };
     }
-    // SAFETY: the caller vouches for AMX and the system's grant.
+    // SAFETY: `IsaKind::Amx` stands for AMX and the system's grant.
     unsafe { tile_config::release() };
+    tiled
 }
 
 /// [`amx::product`] of `rows` rows, the last tile of which may have fewer than [`TILE_ROWS`] and is computed in `outputs` then.
@@ -151,15 +125,10 @@ unsafe fn product<const GROUP: usize>(
 ///
 /// # Panics
 /// When `outputs` has fewer than [`TILE_ROWS`] rows.
-unsafe fn product_of_rows<const GROUP: usize>(
-    operands: &Operands,
-    rows: usize,
-    outputs: &mut [TileFloats],
-    c: OutputTile,
-) {
+unsafe fn product_of_rows(operands: &Operands, rows: usize, outputs: &mut [TileFloats], c: OutputTile) {
     let (tiles, rest) = (rows / TILE_ROWS, rows % TILE_ROWS);
     // SAFETY: `c` has whole tiles of so many rows.
-    unsafe { amx::product::<GROUP>(operands, tiles, c) };
+    unsafe { amx::product(operands, tiles, c) };
     if rest == 0 {
         return;
     }
@@ -173,20 +142,13 @@ unsafe fn product_of_rows<const GROUP: usize>(
                 .copy_from_slice(unsafe { std::slice::from_raw_parts(at(row), TILE_OUTPUTS) });
         }
     }
-    let last = Operands {
-        x: operands.x.wrapping_add(tiles * TILE_ROWS * operands.cols),
-        x_factors: operands
-            .x_factors
-            .wrapping_add(tiles * operands.cols / GROUP * 2 * TILE_ROWS),
-        ..*operands
-    };
     let target = OutputTile {
         start: outputs.as_mut_ptr().cast(),
         stride: TILE_OUTPUTS,
         output: c.output,
     };
     // SAFETY: the caller vouches for the operands of whole tiles, and `outputs` is one.
-    unsafe { amx::product::<GROUP>(&last, 1, target) };
+    unsafe { amx::product(&operands.behind_tiles(tiles), 1, target) };
     for (row, outputs) in outputs.iter().enumerate().take(rest) {
         // SAFETY: the caller vouches for the outputs of this row, which nobody else accesses.
         unsafe { std::slice::from_raw_parts_mut(at(row), TILE_OUTPUTS) }.copy_from_slice(&outputs.0);

@@ -7,7 +7,8 @@
 //!
 //! Tried and not taken: prefetching more than two blocks ahead, or into the second-level cache only, and large pages for keys
 //! and values; none is faster. A kernel in vectors for the rows of one token, which reads keys and values where they lie, takes
-//! 3 to 5 % less where they come from memory and up to a fifth more where they come from a cache. Without any prefetching, decoding 32 sequences of 512 tokens takes 40 % longer.
+//! 3 to 5 % less where they come from memory and up to a fifth more where they come from a cache. Without any prefetching, decoding
+//! 32 sequences of 512 tokens takes 40 % longer.
 
 use std::{
     arch::x86_64::{
