@@ -41,9 +41,18 @@ pub(super) enum Bits {
 
 impl Bits {
     pub(super) fn of(format: TensorFormat) -> Self {
-        match format.is_four_bit() {
-            true => Self::Four,
-            false => Self::Eight,
+        match format {
+            TensorFormat::Q4_0 | TensorFormat::Q4_1 | TensorFormat::Q4K => Self::Four,
+            _ => Self::Eight,
+        }
+    }
+
+    /// The bits that stand for 0 in the integers of a format: what is added to these so that none is negative.
+    fn zero(format: TensorFormat) -> u8 {
+        match (Self::of(format), format.has_min()) {
+            (Self::Four, true) => 0,
+            (Self::Four, false) => 8,
+            (Self::Eight, _) => 128,
         }
     }
 
@@ -211,7 +220,7 @@ impl PackedWeights {
             bases: address_of(self.bases.as_ref()),
             outputs: shape.outputs as u32,
             inputs: shape.inputs as u32,
-            zero: u32::from(shape.format.zero()),
+            zero: u32::from(Bits::zero(shape.format)),
             groups: shape.groups() as u32,
             has_minimum: u32::from(shape.format.has_min()),
             padding: 0,
@@ -291,7 +300,7 @@ impl PackedTiles<'_> {
         let input_tile = input / TILE_INPUTS;
         let integers = &mut self.integers[tile * shape.integer_words() + input_tile * LANES * bits.words()..];
         for (index, quant) in group.quants.iter().take(shape.format.group_size()).enumerate() {
-            let stored = u32::from((i16::from(*quant) + i16::from(shape.format.zero())) as u8);
+            let stored = u32::from((i16::from(*quant) + i16::from(Bits::zero(shape.format))) as u8);
             let at = (input + index) % TILE_INPUTS;
             let (step, place) = (at / 16, at % 16 / 4);
             let (pair, half) = (row / 8 + at % 4 / 2 * 2, at % 2);
@@ -358,7 +367,7 @@ mod tests {
             Bits::Four => {
                 let word = packed.integers[(tile_index * 32 + lane) * 2 + step];
                 let nibble = pair + 4 * second;
-                (word >> (4 * nibble) & 15) as i32 - i32::from(shape.format.zero())
+                (word >> (4 * nibble) & 15) as i32 - i32::from(Bits::zero(shape.format))
             }
         };
         let group = at / shape.format.group_size();

@@ -187,23 +187,9 @@ impl TensorFormat {
         }
     }
 
-    /// Whether the integers need no more than four bits.
-    pub(crate) fn is_four_bit(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q4K)
-    }
-
     /// Whether the format has minimums.
     pub(crate) fn has_min(self) -> bool {
         matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K)
-    }
-
-    /// The number that repacked matrices add to the integers so that none is negative.
-    pub(crate) fn zero(self) -> u8 {
-        match self {
-            Self::Q4_0 => 8,
-            four if four.is_four_bit() => 0,
-            _ => 128,
-        }
     }
 
     /// Unpacks one block of [`Self::block_bytes`] bytes, and calls `emit` with each group in the order of the

@@ -18,7 +18,7 @@
 //! | lane | An output, counted from the first of its panel or vector. |
 //! | panel | 64 neighbouring outputs. A matrix is packed panel by panel, and inside of a panel input by input. |
 //! | strip | 32 neighbouring outputs, half a panel. Integer kernels compute a strip of many rows at a time. |
-//! | word | Four bytes with neighbouring inputs of one output: four eight-bit or eight four-bit weights. |
+//! | word | Four bytes with weights of one output: four of eight bits, eight of four bits, or parts of six-bit weights. |
 //! | group | Inputs whose weights share a scale: 16 or 32. Activations in eight bits share one for each 32. |
 //! | run | 32 inputs, which AMX multiplies in one instruction in bf16. |
 //! | pair | An even input and the odd one behind it, in one 32-bit lane. |
@@ -33,7 +33,7 @@
 //! | work range | The tasks that a thread begins with. |
 //! | scratch | A thread's own buffers, which grow to their largest use and stay. |
 //! | pack | To rearrange weights when a model is loaded, into the order in which kernels read them. |
-//! | unpack | To turn four-bit weights into bytes. |
+//! | unpack | To turn weights of four or six bits into bytes. |
 //! | expand | To turn stored weights, keys or values into floats. |
 //!
 //! # Where the time of a prompt goes

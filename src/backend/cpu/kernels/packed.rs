@@ -37,7 +37,7 @@ enum Store {
 
 impl PackedMatrix {
     /// Repacks a matrix; `source` must be consistent. Weights in F16 and BF16 stay 16 bits wide, quantised ones
-    /// become four or eight bits wide. Of a file one panel for each thread is in memory at a time.
+    /// become four, six or eight bits wide. Of a file one panel for each thread is in memory at a time.
     ///
     /// # Errors
     /// When there is no memory for it, or it cannot be read.

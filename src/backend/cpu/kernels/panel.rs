@@ -12,7 +12,7 @@ pub(super) const STRIP: usize = 32;
 /// Strips in a panel.
 pub(super) const STRIPS_PER_PANEL: usize = PANEL / STRIP;
 /// Bytes from one word of quantised weights to the next of the same output: a word of each of a panel's outputs lies
-/// between them. A word is four bytes, so it holds four eight-bit or eight four-bit weights.
+/// between them.
 pub(super) const PANEL_WORD_BYTES: usize = 4 * PANEL;
 
 /// Why a matrix could not be repacked.

@@ -1,4 +1,4 @@
-//! Repacked matrices of four- and eight-bit weights.
+//! Repacked matrices of four-, six- and eight-bit weights.
 
 use super::{
     arena::{Arena, Buffer},
@@ -7,7 +7,7 @@ use super::{
     panel::{PANEL, PANEL_WORD_BYTES, PackError, STRIP, for_each_panel},
     pool::ThreadPool,
     scales::{ScaleKind, Scales},
-    strip::{Strip, StripBits},
+    strip::{SIX_BIT_UNIT, SIX_BIT_WORDS, Strip, StripBits, WeightWidth},
 };
 use crate::model::spec::{MatrixSource, TensorFormat};
 
@@ -21,18 +21,12 @@ pub(super) struct Quantised {
     group: usize,
     /// The bits that stand for 0.
     zero: u8,
-    bits: Bits,
+    width: WeightWidth,
+    /// `[panel]`, each as [`StripBits`] describes it for the width.
+    bits: Buffer<u8>,
     scales: Scales,
     /// `None` when all are 0.
     mins: Option<Scales>,
-}
-
-/// Words of integers, as [`StripBits`] describes them.
-enum Bits {
-    /// `[panel][k / 8][PANEL][4]`
-    Four(Buffer<u8>),
-    /// `[panel][k / 4][PANEL][4]`
-    Eight(Buffer<u8>),
 }
 
 impl Quantised {
@@ -44,29 +38,29 @@ impl Quantised {
     /// Bytes that a matrix of this shape takes in memory.
     pub(super) fn bytes_for(format: TensorFormat, rows: usize, cols: usize) -> usize {
         let panels = rows.div_ceil(PANEL);
-        let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
+        let words = WeightWidth::of(format).words(cols);
         let factors = Scales::bytes_for(ScaleKind::of(format), panels * (cols / format.group_size()));
-        panels * PANEL * cols / inputs_per_byte + factors * (1 + usize::from(format.has_min()))
+        panels * words * PANEL_WORD_BYTES + factors * (1 + usize::from(format.has_min()))
     }
 
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
-        let (Bits::Four(bits) | Bits::Eight(bits)) = &self.bits;
-        bits.len() + self.scales.bytes() + self.mins.as_ref().map_or(0, Scales::bytes)
+        self.bits.len() + self.scales.bytes() + self.mins.as_ref().map_or(0, Scales::bytes)
     }
 
     /// `count` strips of a panel from strip `strip` on; `at` is the panel's first input.
     pub(super) fn strips(&self, at: usize, strip: usize, count: usize) -> Strip<'_> {
         let group = at / self.group;
-        let offset = strip * 4 * STRIP;
+        let bits = &self.bits[self.width.words(at) * PANEL_WORD_BYTES + strip * 4 * STRIP..];
         Strip {
             width: count * STRIP,
             index: strip,
             group: self.group,
             zero: i32::from(self.zero),
-            bits: match &self.bits {
-                Bits::Four(bytes) => StripBits::Four(&bytes[at / 8 * PANEL_WORD_BYTES + offset..]),
-                Bits::Eight(bytes) => StripBits::Eight(&bytes[at / 4 * PANEL_WORD_BYTES + offset..]),
+            bits: match self.width {
+                WeightWidth::Four => StripBits::Four(bits),
+                WeightWidth::Six => StripBits::Six(bits),
+                WeightWidth::Eight => StripBits::Eight(bits),
             },
             scales: self.scales.strip(group, strip),
             mins: self.mins.as_ref().map(|mins| mins.strip(group, strip)),
@@ -75,9 +69,15 @@ impl Quantised {
 
     /// The weight of input `at` for the output `lane` of its panel.
     pub(super) fn value(&self, at: usize, lane: usize) -> f32 {
-        let bits = match &self.bits {
-            Bits::Four(bytes) => (bytes[at / 8 * PANEL_WORD_BYTES + 4 * lane + at % 4] >> (at & 4)) & 15,
-            Bits::Eight(bytes) => bytes[at / 4 * PANEL_WORD_BYTES + 4 * lane + at % 4],
+        let byte = |word: usize| self.bits[word * PANEL_WORD_BYTES + 4 * lane + at % 4];
+        let bits = match self.width {
+            WeightWidth::Four => (byte(at / 8) >> (at & 4)) & 15,
+            WeightWidth::Six => {
+                let (unit, input) = (at / SIX_BIT_UNIT * SIX_BIT_WORDS, at % SIX_BIT_UNIT);
+                let low = (byte(unit + input / 8) >> (input & 4)) & 15;
+                low | ((byte(unit + 2) >> (input / 4 * 2)) & 3) << 4
+            }
+            WeightWidth::Eight => byte(at / 4),
         };
         let quant = f32::from(i16::from(bits) - i16::from(self.zero));
         let group = at / self.group;
@@ -96,25 +96,17 @@ impl Quantised {
                 mins.read(isa, at / self.group, &mut min);
             }
             let count = out.len() / PANEL;
-            let (bytes, inputs_per_word) = match &self.bits {
-                Bits::Four(bytes) => (
-                    &bytes[at / 8 * PANEL_WORD_BYTES..][..count / 8 * PANEL_WORD_BYTES],
-                    8,
-                ),
-                Bits::Eight(bytes) => (
-                    &bytes[at / 4 * PANEL_WORD_BYTES..][..count / 4 * PANEL_WORD_BYTES],
-                    4,
-                ),
-            };
+            let words = |inputs| self.width.words(inputs) * PANEL_WORD_BYTES;
+            let bytes = &self.bits[words(at)..][..words(count)];
             let factors = Factors {
                 zero: i32::from(self.zero),
                 scale: &scale,
                 min: &min,
             };
-            if inputs_per_word == 8 {
-                expand_four(isa, bytes, factors, out);
-            } else {
-                expand_eight(isa, bytes, factors, out);
+            match self.width {
+                WeightWidth::Four => expand_four(isa, bytes, factors, out),
+                WeightWidth::Six => expand_six(isa, bytes, factors, out),
+                WeightWidth::Eight => expand_eight(isa, bytes, factors, out),
             }
         }
     }
@@ -128,11 +120,11 @@ struct Factors<'a> {
     min: &'a [f32; PANEL],
 }
 
-/// Expands one input of a panel to f32. Its bits in each word are `(word >> shift) & mask`.
+/// Expands one input of a panel to f32, whose bits `bits` takes from each output's word.
 #[inline(always)]
-fn expand_input(words: &[u8], shift: u32, mask: u32, factors: Factors<'_>, out: &mut [f32]) {
+fn expand_input(words: &[u8], bits: impl Fn(usize, u32) -> u32, factors: Factors<'_>, out: &mut [f32]) {
     for (lane, (out, word)) in out.iter_mut().zip(words.as_chunks::<4>().0).enumerate() {
-        let bits = (u32::from_le_bytes(*word) >> shift) & mask;
+        let bits = bits(lane, u32::from_le_bytes(*word));
         *out = ((bits as i32 - factors.zero) as f32).mul_add(factors.scale[lane], factors.min[lane]);
     }
 }
@@ -143,7 +135,27 @@ per_isa! {
         for (words, out) in bytes.chunks_exact(PANEL_WORD_BYTES).zip(out.chunks_exact_mut(8 * PANEL)) {
             for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
                 let shift = 8 * (input as u32 % 4) + (input as u32 & 4);
-                expand_input(words, shift, 15, factors, out);
+                expand_input(words, |_, word| (word >> shift) & 15, factors, out);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// Expands units of six-bit weights, `[k / 16][3][PANEL][4]`, to `[k][PANEL]`.
+    fn expand_six(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
+        let units = bytes.chunks_exact(SIX_BIT_WORDS * PANEL_WORD_BYTES);
+        for (unit, out) in units.zip(out.chunks_exact_mut(SIX_BIT_UNIT * PANEL)) {
+            let (low, high) = unit.split_at(2 * PANEL_WORD_BYTES);
+            let high = &high.as_chunks::<4>().0[..PANEL];
+            for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
+                let (byte, quarter) = (8 * (input as u32 % 4), input as u32 / 4);
+                let low = &low[input / 8 * PANEL_WORD_BYTES..][..PANEL_WORD_BYTES];
+                let bits = |lane: usize, word: u32| {
+                    let high = u32::from_le_bytes(high[lane]) >> (byte + 2 * quarter);
+                    (word >> (byte + 4 * (quarter % 2))) & 15 | (high & 3) << 4
+                };
+                expand_input(low, bits, factors, out);
             }
         }
     }
@@ -154,7 +166,7 @@ per_isa! {
     fn expand_eight(isa; bytes: &[u8], factors: Factors<'_>, out: &mut [f32]) {
         for (words, out) in bytes.chunks_exact(PANEL_WORD_BYTES).zip(out.chunks_exact_mut(4 * PANEL)) {
             for (input, out) in out.chunks_exact_mut(PANEL).enumerate() {
-                expand_input(words, 8 * input as u32, 255, factors, out);
+                expand_input(words, |_, word| (word >> (8 * input)) & 255, factors, out);
             }
         }
     }
@@ -172,9 +184,9 @@ pub(super) fn pack_quantised(
     let group = format.group_size();
     let row_bytes = cols / format.block_elements() * format.block_bytes();
     let panel_groups = cols / group;
-    let zero = format.zero();
-    let inputs_per_byte = if format.is_four_bit() { 2 } else { 1 };
-    let panel_bytes = PANEL * cols / inputs_per_byte;
+    let width = WeightWidth::of(format);
+    let zero = width.zero(format);
+    let panel_bytes = width.words(cols) * PANEL_WORD_BYTES;
     // Outputs behind the last row keep scales and minimums of 0, so that whatever their bits are they weigh 0.
     let mut bits = arena
         .zeros::<u8>(panels * panel_bytes)
@@ -205,10 +217,18 @@ pub(super) fn pack_quantised(
                         }
                         for (k, &quant) in (k..).zip(&unpacked.quants[..group]) {
                             let value = (i16::from(quant) + i16::from(zero)) as u8;
-                            if format.is_four_bit() {
-                                bits[k / 8 * PANEL_WORD_BYTES + 4 * lane + k % 4] |= value << (k & 4);
-                            } else {
-                                bits[k / 4 * PANEL_WORD_BYTES + 4 * lane + k % 4] = value;
+                            let mut add = |word: usize, value| {
+                                bits[word * PANEL_WORD_BYTES + 4 * lane + k % 4] |= value;
+                            };
+                            match width {
+                                WeightWidth::Four => add(k / 8, value << (k & 4)),
+                                WeightWidth::Six => {
+                                    let unit = k / SIX_BIT_UNIT * SIX_BIT_WORDS;
+                                    let input = k % SIX_BIT_UNIT;
+                                    add(unit + input / 8, (value & 15) << (input & 4));
+                                    add(unit + 2, (value >> 4) << (input / 4 * 2));
+                                }
+                                WeightWidth::Eight => add(k / 4, value),
                             }
                         }
                         k += group;
@@ -220,11 +240,8 @@ pub(super) fn pack_quantised(
     Ok(Quantised {
         group,
         zero,
-        bits: if format.is_four_bit() {
-            Bits::Four(bits)
-        } else {
-            Bits::Eight(bits)
-        },
+        width,
+        bits,
         scales,
         mins,
     })

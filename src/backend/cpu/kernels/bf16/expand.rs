@@ -4,18 +4,18 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
     _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_mask_permutexvar_epi8, _mm512_mul_ps, _mm512_or_si512, _mm512_permutex2var_ps,
-    _mm512_permutexvar_epi8, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi32,
-    _mm512_sub_ps,
+    _mm512_permutexvar_epi8, _mm512_permutexvar_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_si512,
+    _mm512_sub_epi32, _mm512_sub_ps,
 };
 
 use super::layout::{PANEL_VECTORS, PairBits, PanelPairs, RUN, RUN_PAIRS, STRIP_RUN, TILE_OUTPUTS};
 use crate::backend::cpu::kernels::{
     panel::{PANEL, PANEL_WORD_BYTES, STRIPS_PER_PANEL},
-    strip::{Strip, StripBits, StripScales},
+    strip::{SIX_BIT_UNIT, SIX_BIT_WORDS, Strip, StripBits, StripScales},
 };
 
 /// Prefetch distance of weights, in bytes.
@@ -24,13 +24,25 @@ const PREFETCH_DISTANCE: usize = 16 * PANEL_WORD_BYTES;
 /// Integer weights of a panel.
 pub(super) struct IntegerWeights<'a> {
     kind: Kind<'a>,
+    values: Values,
+}
+
+/// What bits are worth.
+#[derive(Clone, Copy)]
+struct Values {
     /// The value of each of the sixteen patterns of four bits.
     table: __m512,
+    /// What is subtracted from the float whose low bits are the weight's and whose other bits are those of [`WHOLE`].
+    offset: __m512,
 }
+
+/// 2^23. An integer in the low bits of this float adds itself to its value, so no conversion is needed.
+const WHOLE: f32 = (1 << 23) as f32;
 
 /// Integer weights by how they are expanded.
 enum Kind<'a> {
     Four(RunScaled<'a, 4>),
+    Six(RunScaled<'a, { SIX_BIT_WORDS * RUN / SIX_BIT_UNIT }>),
     Eight(RunScaled<'a, 8>),
     Other(Strip<'a>),
 }
@@ -101,11 +113,13 @@ impl<'a> IntegerWeights<'a> {
         let table = _mm512_cvtepi32_ps(_mm512_sub_epi32(bits, _mm512_set1_epi32(strip.zero)));
         let plain = match strip.bits {
             StripBits::Four(bytes) => RunScaled::new(bytes, &strip).map(Kind::Four),
+            StripBits::Six(bytes) => RunScaled::new(bytes, &strip).map(Kind::Six),
             StripBits::Eight(bytes) => RunScaled::new(bytes, &strip).map(Kind::Eight),
         };
+        let offset = _mm512_set1_ps(WHOLE + strip.zero as f32);
         Self {
             kind: plain.unwrap_or(Kind::Other(strip)),
-            table,
+            values: Values { table, offset },
         }
     }
 
@@ -117,9 +131,10 @@ impl<'a> IntegerWeights<'a> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
     pub(super) fn expand(&self, run: usize, strip: usize, out: &mut [PairBits; STRIP_RUN]) {
         match &self.kind {
-            Kind::Four(weights) => expand_four(weights, self.table, StripRun { run, strip }, out),
-            Kind::Eight(weights) => expand_eight(weights, StripRun { run, strip }, out),
-            Kind::Other(weights) => expand_other(weights, self.table, StripRun { run, strip }, out),
+            Kind::Four(weights) => expand_four(weights, self.values, StripRun { run, strip }, out),
+            Kind::Six(weights) => expand_six(weights, self.values, StripRun { run, strip }, out),
+            Kind::Eight(weights) => expand_eight(weights, self.values, StripRun { run, strip }, out),
+            Kind::Other(weights) => expand_other(weights, self.values, StripRun { run, strip }, out),
         }
     }
 }
@@ -142,12 +157,30 @@ impl StripRun {
 /// Expands a run of four-bit weights.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_four(weights: &RunScaled<'_, 4>, table: __m512, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
+fn expand_four(weights: &RunScaled<'_, 4>, values: Values, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
     for (index, out) in out.as_chunks_mut::<RUN_PAIRS>().0.iter_mut().enumerate() {
         let vector = at.vector(index);
         let ScaledRun { words, factors } = weights.run(at.run, vector);
         for (word, out) in words.iter().zip(out.as_chunks_mut().0) {
-            expand_four_bit_word(load_words(word, vector), table, factors, out);
+            expand_four_bit_word(load_words(word, vector), values.table, factors, out);
+        }
+    }
+}
+
+/// Expands a run of six-bit weights.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn expand_six(
+    weights: &RunScaled<'_, { SIX_BIT_WORDS * RUN / SIX_BIT_UNIT }>,
+    values: Values,
+    at: StripRun,
+    out: &mut [PairBits; STRIP_RUN],
+) {
+    for (index, out) in out.as_chunks_mut::<RUN_PAIRS>().0.iter_mut().enumerate() {
+        let vector = at.vector(index);
+        let ScaledRun { words, factors } = weights.run(at.run, vector);
+        for (unit, out) in words.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+            expand_six_bit_unit(unit, vector, values, factors, out);
         }
     }
 }
@@ -155,12 +188,12 @@ fn expand_four(weights: &RunScaled<'_, 4>, table: __m512, at: StripRun, out: &mu
 /// Expands a run of eight-bit weights.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_eight(weights: &RunScaled<'_, 8>, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
+fn expand_eight(weights: &RunScaled<'_, 8>, values: Values, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
     for (index, out) in out.as_chunks_mut::<RUN_PAIRS>().0.iter_mut().enumerate() {
         let vector = at.vector(index);
         let ScaledRun { words, factors } = weights.run(at.run, vector);
         for (word, out) in words.iter().zip(out.as_chunks_mut().0) {
-            expand_eight_bit_word(load_words(word, vector), factors, out);
+            expand_eight_bit_word(load_words(word, vector), values, factors, out);
         }
     }
 }
@@ -168,7 +201,7 @@ fn expand_eight(weights: &RunScaled<'_, 8>, at: StripRun, out: &mut [PairBits; S
 /// Expands a run of weights with scales of any kind.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_other(weights: &Strip<'_>, table: __m512, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
+fn expand_other(weights: &Strip<'_>, values: Values, at: StripRun, out: &mut [PairBits; STRIP_RUN]) {
     let groups = RUN / weights.group;
     for (index, out) in out.chunks_exact_mut(RUN_PAIRS).enumerate() {
         let vector = at.vector(index);
@@ -183,13 +216,20 @@ fn expand_other(weights: &Strip<'_>, table: __m512, at: StripRun, out: &mut [Pai
                 StripBits::Four(bytes) => {
                     let words = bytes.as_chunks().0[group * (weights.group / 8)..].iter();
                     for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        expand_four_bit_word(load_words(word, vector), table, factors, out);
+                        expand_four_bit_word(load_words(word, vector), values.table, factors, out);
+                    }
+                }
+                StripBits::Six(bytes) => {
+                    let units =
+                        bytes.as_chunks().0.as_chunks().0[group * (weights.group / SIX_BIT_UNIT)..].iter();
+                    for (unit, out) in units.zip(out.as_chunks_mut().0) {
+                        expand_six_bit_unit(unit, vector, values, factors, out);
                     }
                 }
                 StripBits::Eight(bytes) => {
                     let words = bytes.as_chunks().0[group * (weights.group / 4)..].iter();
                     for (word, out) in words.zip(out.as_chunks_mut().0) {
-                        expand_eight_bit_word(load_words(word, vector), factors, out);
+                        expand_eight_bit_word(load_words(word, vector), values, factors, out);
                     }
                 }
             }
@@ -279,10 +319,34 @@ fn expand_four_bit_word(word: __m512i, table: __m512, factors: Factors, out: &mu
     store_pairs(&mut out[3], pairs!(12));
 }
 
-/// Expands a word of eight-bit weights of each of a vector's outputs: four inputs, two pairs. The bits 128 stand for 0.
+/// Expands a unit of six-bit weights of each of a vector's outputs: sixteen inputs, eight pairs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-fn expand_eight_bit_word(word: __m512i, factors: Factors, out: &mut [PairBits; 2]) {
+fn expand_six_bit_unit(
+    words: &[[u8; PANEL_WORD_BYTES]; SIX_BIT_WORDS],
+    vector: usize,
+    values: Values,
+    factors: Factors,
+    out: &mut [PairBits; SIX_BIT_UNIT / 2],
+) {
+    let [first_low, second_low, high] = words.each_ref().map(|word| load_words(word, vector));
+    let quarters = [
+        (first_low, _mm512_slli_epi32::<4>(high)),
+        (_mm512_srli_epi32::<4>(first_low), _mm512_slli_epi32::<2>(high)),
+        (second_low, high),
+        (_mm512_srli_epi32::<4>(second_low), _mm512_srli_epi32::<2>(high)),
+    ];
+    for ((low, high), out) in quarters.into_iter().zip(out.as_chunks_mut().0) {
+        let low = _mm512_and_si512(low, _mm512_set1_epi8(15));
+        let word = _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)));
+        expand_eight_bit_word(word, values, factors, out);
+    }
+}
+
+/// Expands a word of eight-bit weights of each of a vector's outputs: four inputs, two pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+fn expand_eight_bit_word(word: __m512i, values: Values, factors: Factors, out: &mut [PairBits; 2]) {
     let Factors { scale, min } = factors;
     const ORDERS: [[[u8; 64]; 2]; 2] = [
         [bytes_twice(0, 0), bytes_twice(1, 0)],
@@ -290,14 +354,11 @@ fn expand_eight_bit_word(word: __m512i, factors: Factors, out: &mut [PairBits; 2
     ];
     /// Mask of the lowest byte of each word.
     const LOWEST: u64 = 0x1111_1111_1111_1111;
-    // An integer in the low bits of the float 2^23 adds itself to its value, so no conversion is needed.
-    let whole = (1 << 23) as f32;
-    let zero = _mm512_set1_ps(whole + 128.0);
     for (orders, out) in ORDERS.iter().zip(out) {
         let pairs = [0, 1].map(|half| {
-            let above = _mm512_castps_si512(_mm512_set1_ps(whole));
+            let above = _mm512_castps_si512(_mm512_set1_ps(WHOLE));
             let bits = _mm512_mask_permutexvar_epi8(above, LOWEST, load_order(&orders[half]), word);
-            let value = _mm512_sub_ps(_mm512_castsi512_ps(bits), zero);
+            let value = _mm512_sub_ps(_mm512_castsi512_ps(bits), values.offset);
             _mm512_fmadd_ps(value, scale[half], min[half])
         });
         store_pairs(out, pairs);

@@ -7,16 +7,16 @@ use std::arch::x86_64::{
     __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32,
     _mm256_and_si256, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_epi32,
-    _mm256_xor_si256,
+    _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_srli_epi32,
+    _mm256_storeu_ps, _mm256_sub_epi32, _mm256_xor_si256,
 };
 
 use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
     panel::{PANEL, PANEL_WORD_BYTES},
-    strip::{Strip, StripBits, StripScales},
+    strip::{SIX_BIT_UNIT, SIX_BIT_WORDS, Strip, StripBits, StripScales},
 };
 
 /// The products of `ROWS` rows and `VECTORS * 16` outputs.
@@ -43,15 +43,12 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
             }
             for group in 0..rows.groups {
                 let first = group * strip.group;
+                let words = strip.bits.words(first) * PANEL_WORD_BYTES;
+                let at = strip.bits.bytes().as_ptr().add(words + 4 * lane);
                 let dots: [__m256i; ROWS] = match strip.bits {
-                    StripBits::Four(bytes) => {
-                        let at = bytes.as_ptr().add(first / 8 * PANEL_WORD_BYTES + 4 * lane);
-                        multiply_four_bit(rows, at, first, strip, group)
-                    }
-                    StripBits::Eight(bytes) => {
-                        let at = bytes.as_ptr().add(first / 4 * PANEL_WORD_BYTES + 4 * lane);
-                        multiply_eight_bit(rows, at, first, strip)
-                    }
+                    StripBits::Four(_) => multiply_four_bit(rows, at, first, strip, group),
+                    StripBits::Six(_) => multiply_six_bit(rows, at, first, strip, group),
+                    StripBits::Eight(_) => multiply_eight_bit(rows, at, first, strip),
                 };
                 let scales = read(&strip.scales, group, lane);
                 let mins = strip.mins.as_ref().map(|mins| read(mins, group, lane));
@@ -107,14 +104,84 @@ unsafe fn multiply_four_bit<const ROWS: usize>(
             }
         }
         let mut dots = pairs.map(|pairs| _mm256_madd_epi16(pairs, ones));
-        if strip.zero != 0 {
-            for (i, dot) in dots.iter_mut().enumerate() {
-                let sum = *rows.sums.add(i * rows.groups + group) as i32;
-                *dot = _mm256_sub_epi32(*dot, _mm256_set1_epi32(strip.zero * sum));
-            }
-        }
+        subtract_zero(&mut dots, rows, strip, group);
         dots
     }
+}
+
+/// Subtracts what the bits that stand for 0 contribute to the integer sums of a group.
+///
+/// # Safety
+/// `rows` points to `ROWS` rows, of which `group` is a group. The processor has AVX2, FMA and F16C.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn subtract_zero<const ROWS: usize>(
+    dots: &mut [__m256i; ROWS],
+    rows: &RowPointers,
+    strip: &Strip<'_>,
+    group: usize,
+) {
+    if strip.zero != 0 {
+        for (i, dot) in dots.iter_mut().enumerate() {
+            // SAFETY: `i < ROWS` and `group` is one of the rows' groups, so the caller vouches for the sum.
+            let sum = unsafe { *rows.sums.add(i * rows.groups + group) } as i32;
+            *dot = _mm256_sub_epi32(*dot, _mm256_set1_epi32(strip.zero * sum));
+        }
+    }
+}
+
+/// The integer sums of a group of six-bit weights, whose first input is `first`, for 8 outputs.
+///
+/// # Safety
+/// As for [`multiply_four_bit`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_six_bit<const ROWS: usize>(
+    rows: &RowPointers,
+    at: *const u8,
+    first: usize,
+    strip: &Strip<'_>,
+    group: usize,
+) -> [__m256i; ROWS] {
+    let (low_bits, high_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+    let ones = _mm256_set1_epi16(1);
+    let mut dots = [_mm256_setzero_si256(); ROWS];
+    // SAFETY: the group has `strip.group / SIX_BIT_UNIT` units of `SIX_BIT_WORDS` words, of which the 32 bytes of 8 outputs are
+    // read, `PANEL_WORD_BYTES` apart; of each of `ROWS` rows the 16 activations of a unit are read, as unaligned i32, and the
+    // group's sum.
+    unsafe {
+        for unit in 0..strip.group / SIX_BIT_UNIT {
+            let words = at.add(unit * SIX_BIT_WORDS * PANEL_WORD_BYTES);
+            let [first_low, second_low, high] =
+                [0, 1, 2].map(|word| _mm256_loadu_si256(words.add(word * PANEL_WORD_BYTES).cast()));
+            let weights = [
+                (first_low, _mm256_slli_epi32::<4>(high)),
+                (_mm256_srli_epi32::<4>(first_low), _mm256_slli_epi32::<2>(high)),
+                (second_low, high),
+                (_mm256_srli_epi32::<4>(second_low), _mm256_srli_epi32::<2>(high)),
+            ]
+            .map(|(low, high)| {
+                _mm256_or_si256(_mm256_and_si256(low, low_bits), _mm256_and_si256(high, high_bits))
+            });
+            for (i, dot) in dots.iter_mut().enumerate() {
+                let x = rows
+                    .values
+                    .add(i * rows.cols + first + SIX_BIT_UNIT * unit)
+                    .cast::<i32>();
+                // A pair is at most 2 * 63 * 127, and two of them are added: 32,004 fits 16 bits.
+                for half in [0, 2] {
+                    let pairs = [half, half + 1].map(|quarter| {
+                        let x = _mm256_set1_epi32(x.add(quarter).read_unaligned());
+                        _mm256_maddubs_epi16(weights[quarter], x)
+                    });
+                    let pairs = _mm256_add_epi16(pairs[0], pairs[1]);
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        subtract_zero(&mut dots, rows, strip, group);
+    }
+    dots
 }
 
 /// The integer sums of a group of eight-bit weights, whose first input is `first`, for 8 outputs.

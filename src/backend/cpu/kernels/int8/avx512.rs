@@ -4,8 +4,8 @@ use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256, _mm512_add_epi32,
     _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
     _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
+    _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
     panel::{PANEL, PANEL_WORD_BYTES, STRIP},
-    strip::{Strip, StripBits, StripScales},
+    strip::{SIX_BIT_UNIT, SIX_BIT_WORDS, Strip, StripBits, StripScales},
 };
 
 /// Prefetch distance of weights, in bytes, to the second-level cache. To the first, fewer lines are under way at a time: one to
@@ -62,15 +62,12 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
         }
         for group in 0..rows.groups {
             let first = group * strip.group;
+            let words = strip.bits.words(first) * PANEL_WORD_BYTES;
+            let at = strip.bits.bytes().as_ptr().add(words);
             let dots = match strip.bits {
-                StripBits::Four(bytes) => {
-                    let at = bytes.as_ptr().add(first / 8 * PANEL_WORD_BYTES);
-                    multiply_four_bit(rows, at, first, strip, group)
-                }
-                StripBits::Eight(bytes) => {
-                    let at = bytes.as_ptr().add(first / 4 * PANEL_WORD_BYTES);
-                    multiply_eight_bit::<ROWS, VECTORS>(rows, at, first, strip, group)
-                }
+                StripBits::Four(_) => multiply_four_bit(rows, at, first, strip, group),
+                StripBits::Six(_) => multiply_six_bit::<ROWS, VECTORS>(rows, at, first, strip, group),
+                StripBits::Eight(_) => multiply_eight_bit::<ROWS, VECTORS>(rows, at, first, strip, group),
             };
             let scales = read::<VECTORS>(&strip.scales, group);
             let mins = strip.mins.as_ref().map(|mins| read::<VECTORS>(mins, group));
@@ -231,6 +228,59 @@ unsafe fn multiply_eight_bit<const ROWS: usize, const VECTORS: usize>(
         }
         dots
     }
+}
+
+/// The integer sums of a group of six-bit weights, whose first input is `first`.
+///
+/// # Safety
+/// As for [`multiply_four_bit`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn multiply_six_bit<const ROWS: usize, const VECTORS: usize>(
+    rows: &RowPointers,
+    at: *const u8,
+    first: usize,
+    strip: &Strip<'_>,
+    group: usize,
+) -> Dots<ROWS, VECTORS> {
+    // SAFETY: the group has `strip.group / SIX_BIT_UNIT` units of `SIX_BIT_WORDS` words, of which `VECTORS * 64` bytes are read,
+    // `PANEL_WORD_BYTES` apart; of each of `ROWS` rows the 16 activations of a unit are read, as unaligned i32.
+    unsafe {
+        let mut dots = start::<ROWS, VECTORS>(rows, strip, group);
+        for unit in 0..strip.group / SIX_BIT_UNIT {
+            let words = at.add(unit * SIX_BIT_WORDS * PANEL_WORD_BYTES);
+            let mut quarters = [[_mm512_setzero_si512(); VECTORS]; 4];
+            for j in 0..VECTORS {
+                let [first_low, second_low, high] =
+                    [0, 1, 2].map(|word| load_and_prefetch(words.add(word * PANEL_WORD_BYTES + 64 * j)));
+                quarters[0][j] = join_bits(first_low, _mm512_slli_epi32::<4>(high));
+                quarters[1][j] = join_bits(_mm512_srli_epi32::<4>(first_low), _mm512_slli_epi32::<2>(high));
+                quarters[2][j] = join_bits(second_low, high);
+                quarters[3][j] = join_bits(_mm512_srli_epi32::<4>(second_low), _mm512_srli_epi32::<2>(high));
+            }
+            for (i, row) in dots.iter_mut().enumerate() {
+                let x = rows
+                    .values
+                    .add(i * rows.cols + first + SIX_BIT_UNIT * unit)
+                    .cast::<i32>();
+                for (quarter, weights) in quarters.iter().enumerate() {
+                    let x = _mm512_set1_epi32(x.add(quarter).read_unaligned());
+                    for (dot, weights) in row.iter_mut().zip(weights) {
+                        *dot = _mm512_dpbusd_epi32(*dot, *weights, x);
+                    }
+                }
+            }
+        }
+        dots
+    }
+}
+
+/// Six-bit weights: their low four bits, and their high two, which stand where they belong. Other bits are ignored.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn join_bits(low: __m512i, high: __m512i) -> __m512i {
+    let low = _mm512_and_si512(low, _mm512_set1_epi8(15));
+    _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)))
 }
 
 /// Writes the scales of a strip's weights, their minimums if there are any, and the scales times minus [`MAGIC`], to `out`: for

@@ -1,4 +1,4 @@
-//! Products of eight-bit activations with four- and eight-bit weights, in integers.
+//! Products of eight-bit activations with weights of four, six and eight bits, in integers.
 //!
 //! Inside of a group of inputs that share a weight scale, sums are exact integers, so neither the order nor the
 //! instruction set can change them. Over groups, each element is one chain of fused multiply-adds in ascending order:

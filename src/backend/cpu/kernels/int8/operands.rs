@@ -33,7 +33,7 @@ impl RowPointers {
         assert!(cols.is_multiple_of(ACTIVATION_GROUP) && cols > 0);
         assert!(rows.first + rows.count <= x.rows);
         let groups = cols / group;
-        let last_word = (cols / strip.bits.inputs_per_word() - 1) * PANEL_WORD_BYTES;
+        let last_word = (strip.bits.words(cols) - 1) * PANEL_WORD_BYTES;
         assert!(strip.bits.bytes().len() >= last_word + 4 * width);
         assert!(
             strip.scales.covers(groups, width) && strip.mins.is_none_or(|mins| mins.covers(groups, width))

@@ -6,7 +6,7 @@ use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
     panel::{PANEL, PANEL_WORD_BYTES},
-    strip::{Strip, StripBits, StripScales},
+    strip::{SIX_BIT_UNIT, SIX_BIT_WORDS, Strip, StripBits, StripScales},
 };
 
 /// The products of `ROWS` rows and `VECTORS * 16` outputs.
@@ -58,20 +58,43 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
 
 /// Adds the products of neighbouring inputs from `first` on, one for each of `values`, to each output's sum.
 fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[i8]) {
-    let (stride, inputs) = (PANEL_WORD_BYTES, bits.inputs_per_word());
-    for (index, values) in values.chunks_exact(inputs).enumerate() {
-        let bytes = &bits.bytes()[(first / inputs + index) * stride..][..4 * dots.len()];
-        for (dot, weights) in dots.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            match bits {
-                StripBits::Four(_) => {
+    let outputs = dots.len();
+    let words = |inputs: usize, word: usize| {
+        let first_word = bits.words(first + inputs) + word;
+        &bits.bytes()[first_word * PANEL_WORD_BYTES..][..4 * outputs]
+            .as_chunks::<4>()
+            .0[..outputs]
+    };
+    let mut add = |lane: usize, weight: u8, value: i8| dots[lane] += i32::from(weight) * i32::from(value);
+    match bits {
+        StripBits::Four(_) => {
+            for (index, values) in values.as_chunks::<8>().0.iter().enumerate() {
+                for (lane, weights) in words(8 * index, 0).iter().enumerate() {
                     for b in 0..4 {
-                        *dot += i32::from(weights[b] & 15) * i32::from(values[b]);
-                        *dot += i32::from(weights[b] >> 4) * i32::from(values[4 + b]);
+                        add(lane, weights[b] & 15, values[b]);
+                        add(lane, weights[b] >> 4, values[4 + b]);
                     }
                 }
-                StripBits::Eight(_) => {
+            }
+        }
+        StripBits::Six(_) => {
+            for (index, values) in values.as_chunks::<SIX_BIT_UNIT>().0.iter().enumerate() {
+                let words = [0, 1, SIX_BIT_WORDS - 1].map(|word| words(SIX_BIT_UNIT * index, word));
+                for lane in 0..outputs {
+                    for (input, value) in values.iter().enumerate() {
+                        let (byte, quarter) = (input % 4, input / 4);
+                        let low = (words[quarter / 2][lane][byte] >> (quarter % 2 * 4)) & 15;
+                        let high = (words[2][lane][byte] >> (quarter * 2)) & 3;
+                        add(lane, low | high << 4, *value);
+                    }
+                }
+            }
+        }
+        StripBits::Eight(_) => {
+            for (index, values) in values.as_chunks::<4>().0.iter().enumerate() {
+                for (lane, weights) in words(4 * index, 0).iter().enumerate() {
                     for b in 0..4 {
-                        *dot += i32::from(weights[b]) * i32::from(values[b]);
+                        add(lane, weights[b], values[b]);
                     }
                 }
             }

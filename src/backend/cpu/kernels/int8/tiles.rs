@@ -7,7 +7,7 @@ use super::{
     rows::Int8Rows,
     sizes::{ACTIVATION_GROUP, GROUPS_BEYOND, TILE_OUTPUTS, TILE_ROWS, tiled_rows},
     tile_lines::{TileFloats, TileWords},
-    unpack::{copy_eight_bit, unpack_four_bit},
+    unpack::{copy_eight_bit, unpack_four_bit, unpack_six_bit},
 };
 use crate::backend::cpu::kernels::{
     buffers::scratch_slice,
@@ -72,7 +72,7 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     let factors = scratch_slice(factors, strip.width / TILE_OUTPUTS * groups * 3);
     let outputs = scratch_slice(outputs, TILE_ROWS);
     // While a tile of outputs is multiplied, its share of the next panel is prefetched, which lies behind this one.
-    let panel_bytes = cols / strip.bits.inputs_per_word() * PANEL_WORD_BYTES;
+    let panel_bytes = strip.bits.words(cols) * PANEL_WORD_BYTES;
     let share = panel_bytes / (PANEL / TILE_OUTPUTS);
     let panel = strip.bits.bytes().as_ptr().wrapping_sub(strip.index * 4 * STRIP);
     // SAFETY: `RowPointers::new` has checked that the strip has as many groups, of one of the two sizes. `Isa::available` makes
@@ -86,6 +86,7 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
         let out = &mut words[..cols / 4];
         match strip.bits {
             StripBits::Four(_) => unpack_four_bit(isa, packed, strip.zero as u8, out),
+            StripBits::Six(_) => unpack_six_bit(isa, packed, strip.zero as u8, out),
             StripBits::Eight(_) => copy_eight_bit(isa, packed, strip.zero as u8, out),
         }
         let operands = Operands {
