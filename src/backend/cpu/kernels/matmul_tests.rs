@@ -310,6 +310,47 @@ fn long_batches_equal_their_rows_alone() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too long, and what it reads is read by the others")]
+fn long_rows_in_integers_equal_the_definition() {
+    // Tiles take so many inputs in several parts, and the last tile of rows is not whole.
+    let (m, rows, cols) = (39, 70, 13 * 256);
+    let mut compute = compute(2, Isa::detect());
+    let x = noise(19, m * cols);
+    for format in [
+        TensorFormat::Q4_1,
+        TensorFormat::Q4K,
+        TensorFormat::Q6K,
+        TensorFormat::Q8_0,
+    ] {
+        let bytes = noise_blocks(23, format, rows * cols);
+        let source = MatrixSource {
+            rows,
+            cols,
+            elements: RawElements::Bytes(format, &bytes),
+        };
+        let weights = Linear::new(vec![pack(&mut compute.pool, &source)], Products::Int8);
+        for (output, start) in [
+            (Output::Replace, vec![0.0; m * rows]),
+            (Output::Add, noise(29, m * rows)),
+        ] {
+            let mut expected = start.clone();
+            let sums = Sums {
+                out: &mut expected,
+                offset: 0,
+                stride: rows,
+            };
+            int8_product(&x, &source, sums);
+            for isa in Isa::available() {
+                compute.isa = isa;
+                let mut out = start.clone();
+                matmul(&mut compute, &x, &weights, &mut out, output);
+                assert_eq!(bits(&out), bits(&expected), "{format:?} {output:?} {isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn embedding_rows_equal_the_source() {
     let (rows, cols) = (70, 256);
     let mut compute = compute(1, Isa::detect());

@@ -57,7 +57,7 @@
 //!   zmm16 + r      float sums of row r
 //!
 //!   x              activations of the next group to multiply: + GROUP bytes a group
-//!   cols           bytes from one row of activations to the next
+//!   x_stride       bytes from one row of activations to the next
 //!   x_factors      16 activation scales, then 16 sums, of the group to scale: + 128 bytes a group
 //!   w              weights of the next group to multiply: + 16 * GROUP bytes a group
 //!   w_factors      16 weight scales, minimums, and scales times -MAGIC, of the group to scale: + 192 bytes a group
@@ -153,15 +153,19 @@ pub(super) enum Scaling {
 /// Operands of some tiles of rows and of [`TILE_OUTPUTS`] outputs. Pointers are to the first group.
 #[derive(Clone, Copy)]
 pub(super) struct Operands {
-    /// Inputs of a row, and bytes from one row to the next.
-    pub cols: usize,
+    /// Inputs that are multiplied, whole groups.
+    pub inputs: usize,
+    /// Bytes from one row of activations to the next.
+    pub x_stride: usize,
+    /// Elements of [`Self::x_factors`] from one tile of rows to the next.
+    pub x_factors_stride: usize,
     /// Inputs that share a scale of the weights: [`ACTIVATION_GROUP`] or [`SMALL_GROUP`].
     pub group: usize,
-    /// Activations, `[tiles * TILE_ROWS][cols]`.
+    /// Activations, `[tiles * TILE_ROWS][inputs]`.
     pub x: *const i8,
     /// Scales of the activations, and sums of their integers: `[tiles][groups][2][TILE_ROWS]`.
     pub x_factors: *const f32,
-    /// Signed weights, `[cols / 4][TILE_OUTPUTS][4]`.
+    /// Signed weights, `[inputs / 4][TILE_OUTPUTS][4]`.
     pub w: *const i8,
     /// Scales of the weights, minimums if there are any, and scales times minus [`super::magic::MAGIC`] for
     /// [`Scaling::MultiplyAdd`]: `[groups][3][TILE_OUTPUTS]`.
@@ -179,11 +183,11 @@ impl Operands {
     /// Those of the rows behind so many tiles.
     pub(super) fn behind_tiles(&self, tiles: usize) -> Self {
         Self {
-            x: self.x.wrapping_add(tiles * TILE_ROWS * self.cols),
-            x_factors: self
-                .x_factors
-                .wrapping_add(tiles * self.cols / self.group * 2 * TILE_ROWS),
-            ahead: self.ahead.wrapping_add(tiles * PREFETCHED_PER_INPUT * self.cols),
+            x: self.x.wrapping_add(tiles * TILE_ROWS * self.x_stride),
+            x_factors: self.x_factors.wrapping_add(tiles * self.x_factors_stride),
+            ahead: self
+                .ahead
+                .wrapping_add(tiles * PREFETCHED_PER_INPUT * self.inputs),
             ..*self
         }
     }
@@ -192,7 +196,7 @@ impl Operands {
 /// `c[i][j] = x[i] · w[j]`, or added to it, for `tiles` times [`TILE_ROWS`] rows.
 ///
 /// # Safety
-/// With `groups = cols / group`, at least 1: each pointer of `operands` is readable for the elements that
+/// With `groups = inputs / group`, at least 1: each pointer of `operands` is readable for the elements that
 /// [`Operands`] says, and `x` and `w` for [`GROUPS_BEYOND`](super::sizes::GROUPS_BEYOND) groups more (`GROUPS_BEYOND * group` bytes behind the
 /// last row of `x`, and `GROUPS_BEYOND * group * TILE_OUTPUTS` bytes of `w`). `c` is readable and writable for `tiles *
 /// TILE_ROWS` rows of [`TILE_OUTPUTS`] outputs, overlaps no operand, and while this runs nobody else accesses it. This thread's
@@ -331,7 +335,7 @@ macro_rules! group {
             scale_row!($scaling, $mins, $dots, "0", "3", "16"),
             scale_row!($scaling, $mins, $dots, "1", "4", "17"),
             scale_row!($scaling, $mins, $dots, "2", "5", "18"),
-            "tileloadd tmm4, [{x} + {cols} * 1]\n",
+            "tileloadd tmm4, [{x} + {x_stride} * 1]\n",
             scale_row!($scaling, $mins, $dots, "3", "6", "19"),
             scale_row!($scaling, $mins, $dots, "4", "7", "20"),
             scale_row!($scaling, $mins, $dots, "5", "8", "21"),
@@ -369,7 +373,7 @@ macro_rules! group {
 macro_rules! multiply {
     ($tile:literal) => {
         concat!(
-            "tileloadd tmm4, [{x} + {cols} * 1]\n",
+            "tileloadd tmm4, [{x} + {x_stride} * 1]\n",
             "tileloadd tmm5, [{w} + {line} * 1]\n",
             "tileloadd ",
             $tile,
@@ -437,11 +441,11 @@ macro_rules! kernel {
                     // The compiler does not know that vectors were used: without this, scalar code afterwards is slow.
                     "vzeroupper",
                     x = inout(reg) operands.x => _,
-                    cols = in(reg) operands.cols,
+                    x_stride = in(reg) operands.x_stride,
                     x_factors = inout(reg) operands.x_factors => _,
                     w = inout(reg) operands.w => _,
                     w_factors = inout(reg) operands.w_factors => _,
-                    groups = inout(reg) operands.cols / GROUP => _,
+                    groups = inout(reg) operands.inputs / GROUP => _,
                     dots = in(reg) &raw mut frame,
                     frame_c = const offset_of!(Frame, c),
                     frame_stride = const offset_of!(Frame, stride),

@@ -96,7 +96,7 @@ unsafe fn multiply_four_bit<const ROWS: usize>(
             let low_weights = _mm256_and_si256(both, low_half);
             let high_weights = _mm256_and_si256(_mm256_srli_epi32::<4>(both), low_half);
             for (i, pairs) in pairs.iter_mut().enumerate() {
-                let x = rows.values.add(i * rows.cols + first + 8 * word).cast::<i32>();
+                let x = rows.values.add(i * rows.stride + first + 8 * word).cast::<i32>();
                 let low_x = _mm256_set1_epi32(x.read_unaligned());
                 let high_x = _mm256_set1_epi32(x.add(1).read_unaligned());
                 *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(low_weights, low_x));
@@ -166,7 +166,7 @@ unsafe fn multiply_six_bit<const ROWS: usize>(
             for (i, dot) in dots.iter_mut().enumerate() {
                 let x = rows
                     .values
-                    .add(i * rows.cols + first + SIX_BIT_UNIT * unit)
+                    .add(i * rows.stride + first + SIX_BIT_UNIT * unit)
                     .cast::<i32>();
                 // A pair is at most 2 * 63 * 127, and two of them are added: 32,004 fits 16 bits.
                 for half in [0, 2] {
@@ -208,7 +208,7 @@ unsafe fn multiply_eight_bit<const ROWS: usize>(
             let weights = _mm256_xor_si256(_mm256_loadu_si256(at.add(word * PANEL_WORD_BYTES).cast()), flip);
             let magnitudes = _mm256_abs_epi8(weights);
             for (i, dot) in dots.iter_mut().enumerate() {
-                let x = rows.values.add(i * rows.cols + first + 4 * word).cast::<i32>();
+                let x = rows.values.add(i * rows.stride + first + 4 * word).cast::<i32>();
                 let x = _mm256_sign_epi8(_mm256_set1_epi32(x.read_unaligned()), weights);
                 let pairs = _mm256_maddubs_epi16(magnitudes, x);
                 *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, ones));

@@ -158,7 +158,7 @@ unsafe fn multiply_four_bit<const ROWS: usize, const VECTORS: usize>(
                 high_weights[j] = _mm512_and_si512(_mm512_srli_epi32::<4>(both), low_half);
             }
             for i in 0..ROWS {
-                let x = rows.values.add(i * rows.cols + first + 8 * word).cast::<i32>();
+                let x = rows.values.add(i * rows.stride + first + 8 * word).cast::<i32>();
                 let (low_x, high_x) = (
                     _mm512_set1_epi32(x.read_unaligned()),
                     _mm512_set1_epi32(x.add(1).read_unaligned()),
@@ -219,7 +219,7 @@ unsafe fn multiply_eight_bit<const ROWS: usize, const VECTORS: usize>(
                 *weights = load_and_prefetch(at.add(word * PANEL_WORD_BYTES + 64 * j));
             }
             for (i, row) in dots.iter_mut().enumerate() {
-                let x = rows.values.add(i * rows.cols + first + 4 * word).cast::<i32>();
+                let x = rows.values.add(i * rows.stride + first + 4 * word).cast::<i32>();
                 let x = _mm512_set1_epi32(x.read_unaligned());
                 for (dot, weights) in row.iter_mut().zip(weights) {
                     *dot = _mm512_dpbusd_epi32(*dot, weights, x);
@@ -261,7 +261,7 @@ unsafe fn multiply_six_bit<const ROWS: usize, const VECTORS: usize>(
             for (i, row) in dots.iter_mut().enumerate() {
                 let x = rows
                     .values
-                    .add(i * rows.cols + first + SIX_BIT_UNIT * unit)
+                    .add(i * rows.stride + first + SIX_BIT_UNIT * unit)
                     .cast::<i32>();
                 for (quarter, weights) in quarters.iter().enumerate() {
                     let x = _mm512_set1_epi32(x.add(quarter).read_unaligned());
@@ -283,21 +283,21 @@ fn join_bits(low: __m512i, high: __m512i) -> __m512i {
     _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)))
 }
 
-/// Writes the scales of a strip's weights, their minimums if there are any, and the scales times minus [`MAGIC`], to `out`: for
-/// each vector of outputs `[groups][3]`.
+/// Writes the scales of a strip's weights from group `first` on, their minimums if there are any, and the scales times minus
+/// [`MAGIC`], to `out`: for each vector of outputs `[groups][3]`.
 ///
 /// # Safety
-/// The strip's scales and minimums cover as many groups as `out` has. The processor has AVX-512 F, BW, VL and VNNI.
+/// The strip's scales and minimums cover the groups before `first` and as many more as `out` has. The processor has AVX-512 F, BW, VL and VNNI.
 ///
 /// # Panics
 /// When `out` is not whole groups of the strip's outputs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) unsafe fn read_factors(strip: &Strip<'_>, out: &mut [TileFloats]) {
+pub(super) unsafe fn read_factors(strip: &Strip<'_>, first: usize, out: &mut [TileFloats]) {
     // SAFETY: the caller vouches for the scales and minimums of a strip's or a panel's outputs.
     unsafe {
         match strip.width {
-            STRIP => read_factors_of::<{ STRIP / 16 }>(strip, out),
-            PANEL => read_factors_of::<{ PANEL / 16 }>(strip, out),
+            STRIP => read_factors_of::<{ STRIP / 16 }>(strip, first, out),
+            PANEL => read_factors_of::<{ PANEL / 16 }>(strip, first, out),
             width => unreachable!("strips have {STRIP} or {PANEL} outputs and not {width}"),
         }
     }
@@ -309,15 +309,15 @@ pub(super) unsafe fn read_factors(strip: &Strip<'_>, out: &mut [TileFloats]) {
 /// What [`read_factors`] asks for, and the strip has as many outputs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn read_factors_of<const VECTORS: usize>(strip: &Strip<'_>, out: &mut [TileFloats]) {
+unsafe fn read_factors_of<const VECTORS: usize>(strip: &Strip<'_>, first: usize, out: &mut [TileFloats]) {
     assert!(out.len().is_multiple_of(3 * VECTORS));
     let groups = out.len() / (3 * VECTORS);
     for group in 0..groups {
         // SAFETY: the caller vouches for the group's scales and minimums. Each store writes one of the arrays.
         unsafe {
-            let scales = read::<VECTORS>(&strip.scales, group);
+            let scales = read::<VECTORS>(&strip.scales, first + group);
             let mins = match &strip.mins {
-                Some(mins) => read::<VECTORS>(mins, group),
+                Some(mins) => read::<VECTORS>(mins, first + group),
                 None => [_mm512_setzero_ps(); VECTORS],
             };
             for vector in 0..VECTORS {

@@ -12,7 +12,9 @@ use crate::backend::cpu::kernels::{panel::PANEL_WORD_BYTES, ranges::RowRange, st
 pub(super) struct RowPointers {
     /// Inputs of a row.
     pub cols: usize,
-    /// `[rows, cols]`
+    /// Elements of [`Self::values`] from one row to the next.
+    pub stride: usize,
+    /// `[rows, stride]`, of which a row's first `cols` are its own.
     pub values: *const i8,
     /// `[rows, cols / ACTIVATION_GROUP]`
     pub scales: *const f32,
@@ -45,7 +47,8 @@ impl RowPointers {
         };
         Self {
             cols,
-            values: x.values[rows.first * (cols / ACTIVATION_GROUP)..].as_ptr().cast(),
+            stride: x.stride * ACTIVATION_GROUP,
+            values: x.values[rows.first * x.stride..].as_ptr().cast(),
             scales: x.scales[rows.first * (cols / ACTIVATION_GROUP)..].as_ptr(),
             sums: sums[rows.first * groups..].as_ptr(),
             groups,

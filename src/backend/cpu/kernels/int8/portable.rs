@@ -24,7 +24,7 @@ pub(super) unsafe fn product<const ROWS: usize, const VECTORS: usize>(
         // exclusive and overlap no operand.
         let (values, out) = unsafe {
             (
-                std::slice::from_raw_parts(rows.values.add(row * rows.cols), rows.cols),
+                std::slice::from_raw_parts(rows.values.add(row * rows.stride), rows.cols),
                 std::slice::from_raw_parts_mut(c.start.add(row * c.stride), 16 * VECTORS),
             )
         };

@@ -30,6 +30,16 @@ pub(in crate::backend::cpu::kernels) struct TileScratch {
     outputs: Vec<TileFloats>,
 }
 
+/// Most inputs that are multiplied at a time: the weights of a tile of outputs, their factors, and a tile of rows then fit the
+/// first-level cache. With all inputs at a time, products of 32 rows with 14,336 inputs take 11 % longer in Q4_K and 19 % in Q6_K.
+const DEPTH: usize = 1536;
+
+/// Inputs that are multiplied at a time, of `cols` in all, in parts that are about equal.
+fn depth(cols: usize) -> usize {
+    cols.div_ceil(cols.div_ceil(DEPTH))
+        .next_multiple_of(ACTIVATION_GROUP)
+}
+
 /// [`super::product::product`] in AMX tiles, for those of the first rows that are faster in them, and a strip or a panel.
 /// Returns the number of these rows, which is 0 where the processor has no AMX or the rows are too few.
 ///
@@ -56,63 +66,79 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     let first_tile = rows.first / TILE_ROWS;
     let tiles = rows.count.div_ceil(TILE_ROWS);
     let RowPointers {
-        cols, groups, values, ..
+        cols,
+        stride,
+        groups,
+        values,
+        ..
     } = RowPointers::new(x, rows, strip);
     let x_factors = x.tiles.for_groups_of(strip.group);
     let tile_len = groups * 2 * TILE_ROWS;
     assert!(rows.first.is_multiple_of(TILE_ROWS) && x_factors.len() >= (first_tile + tiles) * tile_len);
-    let values_needed = (first_tile + tiles) * TILE_ROWS * (cols / ACTIVATION_GROUP) + GROUPS_BEYOND;
+    let values_needed = (first_tile + tiles) * TILE_ROWS * x.stride + GROUPS_BEYOND;
     assert!(x.values.len() >= values_needed);
     let TileScratch {
         words,
         factors,
         outputs,
     } = scratch;
-    let words = scratch_slice(words, (cols + GROUPS_BEYOND * strip.group) / 4);
-    let factors = scratch_slice(factors, strip.width / TILE_OUTPUTS * groups * 3);
+    let depth = depth(cols);
+    let words = scratch_slice(words, (depth + GROUPS_BEYOND * strip.group) / 4);
     let outputs = scratch_slice(outputs, TILE_ROWS);
-    // While a tile of outputs is multiplied, its share of the next panel is prefetched, which lies behind this one.
-    let panel_bytes = strip.bits.words(cols) * PANEL_WORD_BYTES;
-    let share = panel_bytes / (PANEL / TILE_OUTPUTS);
-    let panel = strip.bits.bytes().as_ptr().wrapping_sub(strip.index * 4 * STRIP);
-    // SAFETY: `RowPointers::new` has checked that the strip has as many groups, of one of the two sizes. `Isa::available` makes
-    // `IsaKind::Amx` only where it has found AMX-INT8 and AVX-512 F, BW, VL and VNNI, and the system has granted tile data.
-    unsafe {
-        avx512::read_factors(strip, factors);
-        amx::load_shapes(strip.group);
-    }
-    for (tile, factors) in factors.chunks_exact(groups * 3).enumerate() {
-        let packed = &strip.bits.bytes()[tile * 4 * TILE_OUTPUTS..];
-        let out = &mut words[..cols / 4];
-        match strip.bits {
-            StripBits::Four(_) => unpack_four_bit(isa, packed, strip.zero as u8, out),
-            StripBits::Six(_) => unpack_six_bit(isa, packed, strip.zero as u8, out),
-            StripBits::Eight(_) => copy_eight_bit(isa, packed, strip.zero as u8, out),
+    let (tiles_of_outputs, first_of_panel) = (strip.width / TILE_OUTPUTS, strip.index * STRIP / TILE_OUTPUTS);
+    // SAFETY: `Isa::available` makes `IsaKind::Amx` only where it has found AMX, and the system has granted tile data.
+    // `RowPointers::new` has checked that groups have one of the two sizes.
+    unsafe { amx::load_shapes(strip.group) };
+    for first in (0..cols).step_by(depth) {
+        let (inputs, first_group) = (depth.min(cols - first), first / strip.group);
+        let part_groups = inputs / strip.group;
+        let factors = scratch_slice(factors, tiles_of_outputs * part_groups * 3);
+        // SAFETY: `RowPointers::new` has checked that the strip has all groups of `cols` inputs. `Isa::available` makes
+        // `IsaKind::Amx` only where it has found AVX-512 F, BW, VL and VNNI.
+        unsafe { avx512::read_factors(strip, first_group, factors) };
+        let part_bytes = strip.bits.words(inputs) * PANEL_WORD_BYTES;
+        let part = &strip.bits.bytes()[strip.bits.words(first) * PANEL_WORD_BYTES..];
+        // While a tile of outputs is multiplied, its share of the panel's next part is prefetched, which lies behind this one, or
+        // that of the next panel.
+        let next_part = part.as_ptr().wrapping_add(part_bytes - strip.index * 4 * STRIP);
+        let share = part_bytes / (PANEL / TILE_OUTPUTS);
+        for (tile, factors) in factors.chunks_exact(part_groups * 3).enumerate() {
+            let packed = &part[tile * 4 * TILE_OUTPUTS..];
+            let out = &mut words[..inputs / 4];
+            match strip.bits {
+                StripBits::Four(_) => unpack_four_bit(isa, packed, strip.zero as u8, out),
+                StripBits::Six(_) => unpack_six_bit(isa, packed, strip.zero as u8, out),
+                StripBits::Eight(_) => copy_eight_bit(isa, packed, strip.zero as u8, out),
+            }
+            let operands = Operands {
+                inputs,
+                x_stride: stride,
+                x_factors_stride: tile_len,
+                group: strip.group,
+                x: values.wrapping_add(first),
+                x_factors: x_factors[first_tile * tile_len + first_group * 2 * TILE_ROWS..].as_ptr(),
+                w: words.as_ptr().cast(),
+                w_factors: factors.as_ptr().cast(),
+                mins: strip.mins.is_some(),
+                scaling: if strip.scales.are_short() {
+                    Scaling::MultiplyAdd
+                } else {
+                    Scaling::Convert
+                },
+                ahead: next_part.wrapping_add((first_of_panel + tile) * share),
+            };
+            let c = OutputTile {
+                start: c.start.wrapping_add(tile * TILE_OUTPUTS),
+                output: if first == 0 { c.output } else { Output::Add },
+                ..c
+            };
+            // SAFETY: the assertions above and `RowPointers::new` have checked that `x` and `x_factors` hold `tiles` tiles of
+            // rows of `cols` inputs, of which these are a part, `x` with as many groups more; `words` and `factors` have been
+            // given the sizes that `Operands` asks for. The caller vouches for `c`, for these rows and the strip's outputs, of which
+            // these are a tile's. `IsaKind::Amx` stands for the processor, as above, and the registers are shaped for the
+            // group.
+            unsafe { product_of_rows(&operands, rows.count, outputs, c) };
         }
-        let operands = Operands {
-            cols,
-            group: strip.group,
-            x: values,
-            x_factors: x_factors[first_tile * tile_len..].as_ptr(),
-            w: words.as_ptr().cast(),
-            w_factors: factors.as_ptr().cast(),
-            mins: strip.mins.is_some(),
-            scaling: if strip.scales.are_short() {
-                Scaling::MultiplyAdd
-            } else {
-                Scaling::Convert
-            },
-            ahead: panel.wrapping_add(panel_bytes + (strip.index * STRIP / TILE_OUTPUTS + tile) * share),
-        };
-        let c = OutputTile {
-            start: c.start.wrapping_add(tile * TILE_OUTPUTS),
-            ..c
-        };
-        // SAFETY: the assertions above and `RowPointers::new` have checked that `x` and `x_factors` hold `tiles` tiles of
-        // rows, `x` with as many groups more; `words` and `factors` have just been given the sizes that `Operands` asks for.
-        // The caller vouches for `c`, for these rows and the strip's outputs, of which these are a tile's. `IsaKind::Amx` stands
-        // for the processor, as above, and the registers have just been shaped for the group.
-        unsafe { product_of_rows(&operands, rows.count, outputs, c) };
     }
     // SAFETY: `IsaKind::Amx` stands for AMX and the system's grant.
     unsafe { tile_config::release() };
