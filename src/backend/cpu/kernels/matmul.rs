@@ -14,7 +14,7 @@ use super::{
     linear::Linear,
     micro::{self, LANES, Tile, TileSize, WIDE_ROWS},
     output::{Output, OutputTile},
-    packed::{MatrixPanel, MatrixStrip, PackedMatrix},
+    packed::{MatrixPanel, MatrixStrips, PackedMatrix},
     panel::{PANEL, STRIP, STRIPS_PER_PANEL},
     ranges::{InputRange, RowRange},
 };
@@ -188,7 +188,7 @@ impl<'a> Product<'a> {
     /// Whether kernels take single strips of so few rows, so that tasks need not be whole panels.
     fn has_few_rows(&self, isa: Isa) -> bool {
         match self.x {
-            Activations::Bf16(_) => bf16::takes_strips(isa, self.rows),
+            Activations::Bf16(_) => bf16::strips_together(isa, self.rows, false) < STRIPS_PER_PANEL,
             Activations::Int8 { .. } => {
                 self.rows <= MAX_ROWS && self.weights.parts().iter().all(PackedMatrix::is_quantised)
             }
@@ -260,15 +260,6 @@ struct StripRange {
     end: usize,
 }
 
-/// Neighbouring strips of a panel.
-#[derive(Clone, Copy)]
-struct MatrixStrips<'a> {
-    panel: MatrixPanel<'a>,
-    /// Index of the first strip in the panel.
-    first: usize,
-    count: usize,
-}
-
 /// What one task computes of one matrix: neighbouring strips of outputs, for some rows of `x`.
 struct Block<'a> {
     matrix: &'a PackedMatrix,
@@ -294,7 +285,7 @@ impl Block<'_> {
             let whole_panel = strip.is_multiple_of(STRIPS_PER_PANEL) && strip + STRIPS_PER_PANEL <= end;
             let count = match self.x {
                 Inputs::Int8(_) if !whole_panel => 1,
-                Inputs::Bf16(_) if bf16::takes_strips(isa, self.rows.count) => 1,
+                Inputs::Bf16(_) => bf16::strips_together(isa, self.rows.count, whole_panel),
                 _ => STRIPS_PER_PANEL,
             };
             // SAFETY: strips `strip..strip + count` are this block's: where `count` is a panel's, either
@@ -347,26 +338,22 @@ impl Block<'_> {
             }
         };
         let panel = self.matrix.panel(strip / STRIPS_PER_PANEL);
-        let strip_of_panel = MatrixStrip {
+        let strips = MatrixStrips {
             panel,
-            index: strip % STRIPS_PER_PANEL,
+            first: strip % STRIPS_PER_PANEL,
+            count,
         };
         // SAFETY: `target` has `rows` rows of `count * STRIP` outputs: the block's own, whose `width` is whole, or this
         // thread's scratch, whose rows are `PANEL` long.
         unsafe {
             match self.x {
                 Inputs::Int8(x) => {
-                    let strips = MatrixStrips {
-                        panel,
-                        first: strip_of_panel.index,
-                        count,
-                    };
                     #[cfg(target_arch = "x86_64")]
                     self.run_int8(isa, x, strips, tiles, target);
                     #[cfg(not(target_arch = "x86_64"))]
                     self.run_int8(isa, x, strips, target);
                 }
-                Inputs::Bf16(x) => bf16::product(isa, x, self.rows, strip_of_panel, bf16, target),
+                Inputs::Bf16(x) => bf16::product(isa, x, self.rows, strips, bf16, target),
                 Inputs::F32(x) => self.run_f32(isa, x, panel, weights, target),
             }
         }

@@ -189,13 +189,15 @@ impl<'a> MatrixPanel<'a> {
     }
 }
 
-/// A strip of a panel.
+/// Neighbouring strips of a panel.
 #[derive(Clone, Copy)]
-pub(super) struct MatrixStrip<'a> {
-    /// The panel that the strip is cut from.
+pub(super) struct MatrixStrips<'a> {
+    /// The panel that the strips are cut from.
     pub panel: MatrixPanel<'a>,
-    /// Index of the strip in the panel.
-    pub index: usize,
+    /// Index of the first strip in the panel.
+    pub first: usize,
+    /// Number of strips.
+    pub count: usize,
 }
 
 fn pack_f32(

@@ -1,5 +1,9 @@
-//! Products of few rows in AMX tiles: a strip's sums stay in tile registers, and while the tiles multiply a run of
+//! Products of few rows in AMX tiles: the sums of a strip or a panel stay in tile registers, and while the tiles multiply a run of
 //! inputs, the next run's weights are expanded.
+//!
+//! Sums of up to one tile of rows are those of a panel, so that weights are read once and in the order in which they lie in memory.
+//! Strip after strip, memory is idle while the second is read from the second-level cache: with 2,048 inputs and outputs in bf16 a
+//! product took 30 to 35 % longer, and in four bits with 16 rows 14 %.
 //!
 //! Expanding is most of the work here. Once a thread has used tiles, its vector units do multiply-adds and
 //! conversions at half their rate, and still do so half a millisecond later; shifts always run at that rate. So the
@@ -12,6 +16,7 @@ use super::{
     amx::{self, Operands, shapes},
     expand::IntegerWeights,
     layout::{PairBits, PanelPairs, ROW_BLOCK, RUN, STRIP_RUN, TILE_OUTPUTS, TILE_ROWS},
+    panel_sums,
     rows::Bf16Rows,
     scratch::Bf16Scratch,
     tiles::expand_floats,
@@ -19,65 +24,89 @@ use super::{
 use crate::backend::cpu::kernels::{
     isa::Isa,
     output::OutputTile,
-    packed::MatrixStrip,
+    packed::MatrixStrips,
     panel::STRIPS_PER_PANEL,
     ranges::{InputRange, RowRange},
     tile_config,
 };
 
-/// `c[i][j] = x[rows.first + i] · w[j]`, or added to it, for at most [`ROW_BLOCK`] rows and a strip's outputs.
+/// A run of a strip's weights, in two tiles.
+type StripPairs = [PairBits; STRIP_RUN];
+
+/// `c[i][j] = x[rows.first + i] · w[j]`, or added to it, for a strip's outputs, or a panel's.
 ///
 /// # Safety
-/// `c` is readable and writable for `rows.count` rows of a strip's outputs, and while this runs nobody else accesses
+/// `c` is readable and writable for `rows.count` rows of the strips' outputs, and while this runs nobody else accesses
 /// those. The processor has AMX-BF16 and AVX-512 F, BW, VBMI and BF16, and the system has granted this process the
 /// use of tile data.
 ///
 /// # Panics
-/// When the rows do not exist, do not begin at a tile or are too many, or have not as many inputs as the matrix.
+/// When the rows do not exist, do not begin at a tile or are more than [`ROW_BLOCK`] for a strip or [`TILE_ROWS`] for a panel, or
+/// have not as many inputs as the matrix.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 pub(super) unsafe fn product(
     isa: Isa,
     x: &Bf16Rows,
     rows: RowRange,
-    strip: MatrixStrip<'_>,
+    strips: MatrixStrips<'_>,
     scratch: &mut Bf16Scratch,
     c: OutputTile,
 ) {
-    if let Some(integers) = strip.panel.strips(0, STRIPS_PER_PANEL) {
+    let MatrixStrips { panel, first, count } = strips;
+    if let Some(integers) = panel.strips(0, STRIPS_PER_PANEL) {
         let weights = IntegerWeights::new(integers);
-        // SAFETY: `multiply` asks for what this function's caller vouches for.
-        return unsafe { multiply(x, rows, c, |run, out| weights.expand(run, strip.index, out)) };
-    }
-    let expand = |run: usize, out: &mut [PairBits; STRIP_RUN]| {
-        let (wanted, none) = (&mut out[..], &mut [][..]);
-        let strips = if strip.index == 0 {
-            [wanted, none]
-        } else {
-            [none, wanted]
+        // SAFETY: both functions ask for what this function's caller vouches for.
+        return unsafe {
+            if count == 1 {
+                multiply_strip(x, rows, c, |run, out| weights.expand(run, first, out))
+            } else {
+                multiply_panel(x, rows, c, |run, out| {
+                    for (strip, out) in out.iter_mut().enumerate() {
+                        weights.expand(run, strip, out);
+                    }
+                })
+            }
         };
+    }
+    let mut expand = |run: usize, strips: [&mut [PairBits]; STRIPS_PER_PANEL]| {
         let inputs = InputRange {
             first: run * RUN,
             count: RUN.min(x.cols() - run * RUN),
         };
-        let mut pairs = PanelPairs { strips };
         // SAFETY: the caller vouches for AVX-512 F, BW, VBMI and BF16.
-        unsafe { expand_floats(isa, strip.panel, inputs, &mut scratch.expanded, &mut pairs) };
+        unsafe {
+            expand_floats(
+                isa,
+                panel,
+                inputs,
+                &mut scratch.expanded,
+                &mut PanelPairs { strips },
+            )
+        };
     };
-    // SAFETY: `multiply` asks for what this function's caller vouches for.
-    unsafe { multiply(x, rows, c, expand) };
+    // SAFETY: both functions ask for what this function's caller vouches for.
+    unsafe {
+        match (count, first) {
+            (1, 0) => multiply_strip(x, rows, c, |run, out| expand(run, [out, &mut []])),
+            (1, _) => multiply_strip(x, rows, c, |run, out| expand(run, [&mut [], out])),
+            _ => multiply_panel(x, rows, c, |run, out| {
+                expand(run, out.each_mut().map(|strip| &mut strip[..]))
+            }),
+        }
+    }
 }
 
-/// [`product`] with the weights that `expand` writes, run by run.
+/// [`product`] of at most [`ROW_BLOCK`] rows with the weights of a strip that `expand` writes, run by run.
 ///
 /// # Safety
 /// What [`product`] asks for.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-unsafe fn multiply(
+unsafe fn multiply_strip(
     x: &Bf16Rows,
     rows: RowRange,
     c: OutputTile,
-    mut expand: impl FnMut(usize, &mut [PairBits; STRIP_RUN]),
+    mut expand: impl FnMut(usize, &mut StripPairs),
 ) {
     let RowRange { first, count } = rows;
     assert!(first.is_multiple_of(TILE_ROWS) && count > 0 && count <= ROW_BLOCK);
@@ -109,6 +138,42 @@ unsafe fn multiply(
             });
         }
         amx::store_sums(c, second);
+        tile_config::release();
+    }
+}
+
+/// [`product`] of at most [`TILE_ROWS`] rows with the weights of a panel that `expand` writes, run by run. They are read in the
+/// order in which they lie in memory.
+///
+/// # Safety
+/// What [`product`] asks for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
+unsafe fn multiply_panel(
+    x: &Bf16Rows,
+    rows: RowRange,
+    c: OutputTile,
+    mut expand: impl FnMut(usize, &mut [StripPairs; STRIPS_PER_PANEL]),
+) {
+    let RowRange { first, count } = rows;
+    assert!(first.is_multiple_of(TILE_ROWS) && count > 0 && count <= TILE_ROWS);
+    let runs = x.cols().div_ceil(RUN);
+    let mut pairs = [[[PairBits::default(); STRIP_RUN]; STRIPS_PER_PANEL]; 2];
+    // SAFETY: as in `multiply_strip`, for one tile of rows. `pairs` are the four tiles of weights of one run.
+    unsafe {
+        panel_sums::shapes(count).load();
+        panel_sums::load(c);
+        expand(0, &mut pairs[0]);
+        for run in 0..runs {
+            if run + 1 < runs {
+                expand(run + 1, &mut pairs[(run + 1) % 2]);
+            }
+            panel_sums::add_run(
+                x.tile(first, run).as_ptr(),
+                pairs[run % 2].as_flattened().as_ptr(),
+            );
+        }
+        panel_sums::store(c);
         tile_config::release();
     }
 }

@@ -18,6 +18,8 @@ mod few_rows;
 #[cfg(target_arch = "x86_64")]
 mod gated;
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod panel_sums;
 mod product;
 mod round;
 #[cfg(target_arch = "x86_64")]
@@ -37,7 +39,7 @@ pub(super) use {
 };
 pub(super) use {
     layout::{ROW_BLOCK, RUN},
-    product::{product, takes_strips},
+    product::{product, strips_together},
     round::round,
     rows::{Bf16Rows, deinterleave_row},
     scratch::Bf16Scratch,

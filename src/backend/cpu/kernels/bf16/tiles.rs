@@ -3,6 +3,9 @@
 //! Weights of a panel are expanded once for up to 256 rows. The sums of a panel lie together in scratch until they are
 //! complete, and are copied out then: rows of a wide layer's outputs are so far apart that their sums would drive
 //! each other out of the cache. That gained 18 % for the shape of a model of 1B parameters.
+//!
+//! Tried and not taken: prefetching the next panel's weights to the second-level cache while tiles multiply. Spread over the loop it gained
+//! 10 % for weights in bf16 with 4,096 inputs, and cost up to 10 % for those in four bits with 576.
 
 use super::{
     amx::{self, Operands, shapes},
