@@ -103,13 +103,12 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
         let next_part = part.as_ptr().wrapping_add(part_bytes - strip.index * 4 * STRIP);
         let share = part_bytes / (PANEL / TILE_OUTPUTS);
         for (tile, factors) in factors.chunks_exact(part_groups * 3).enumerate() {
-            let packed = &part[tile * 4 * TILE_OUTPUTS..];
-            let out = &mut words[..inputs / 4];
-            match strip.bits {
-                StripBits::Four(_) => unpack_four_bit(isa, packed, strip.zero as u8, out),
-                StripBits::Six(_) => unpack_six_bit(isa, packed, strip.zero as u8, out),
-                StripBits::Eight(_) => copy_eight_bit(isa, packed, strip.zero as u8, out),
-            }
+            unpack(
+                isa,
+                strip,
+                &part[tile * 4 * TILE_OUTPUTS..],
+                &mut words[..inputs / 4],
+            );
             let operands = Operands {
                 inputs,
                 x_stride: stride,
@@ -143,6 +142,16 @@ pub(in crate::backend::cpu::kernels) unsafe fn product_of_tiles(
     // SAFETY: `IsaKind::Amx` stands for AMX and the system's grant.
     unsafe { tile_config::release() };
     tiled
+}
+
+/// Unpacks inputs of the strip's weights, which are in `packed`, for the first tile of outputs there.
+fn unpack(isa: Isa, strip: &Strip<'_>, packed: &[u8], out: &mut [TileWords]) {
+    let zero = strip.zero as u8;
+    match strip.bits {
+        StripBits::Four(_) => unpack_four_bit(isa, packed, zero, out),
+        StripBits::Six(_) => unpack_six_bit(isa, packed, zero, out),
+        StripBits::Eight(_) => copy_eight_bit(isa, packed, zero, out),
+    }
 }
 
 /// [`amx::product`] of `rows` rows, the last tile of which may have fewer than [`TILE_ROWS`] and is computed in `outputs` then.
