@@ -249,24 +249,26 @@ unsafe fn multiply_six_bit<const ROWS: usize, const VECTORS: usize>(
         let mut dots = start::<ROWS, VECTORS>(rows, strip, group);
         for unit in 0..strip.group / SIX_BIT_UNIT {
             let words = at.add(unit * SIX_BIT_WORDS * PANEL_WORD_BYTES);
-            let mut quarters = [[_mm512_setzero_si512(); VECTORS]; 4];
-            for j in 0..VECTORS {
+            let mut vectors = [[_mm512_setzero_si512(); 4]; VECTORS];
+            for (j, quarters) in vectors.iter_mut().enumerate() {
                 let [first_low, second_low, high] =
                     [0, 1, 2].map(|word| load_and_prefetch(words.add(word * PANEL_WORD_BYTES + 64 * j)));
-                quarters[0][j] = join_bits(first_low, _mm512_slli_epi32::<4>(high));
-                quarters[1][j] = join_bits(_mm512_srli_epi32::<4>(first_low), _mm512_slli_epi32::<2>(high));
-                quarters[2][j] = join_bits(second_low, high);
-                quarters[3][j] = join_bits(_mm512_srli_epi32::<4>(second_low), _mm512_srli_epi32::<2>(high));
+                *quarters = [
+                    join_bits(first_low, _mm512_slli_epi32::<4>(high)),
+                    join_bits(_mm512_srli_epi32::<4>(first_low), _mm512_slli_epi32::<2>(high)),
+                    join_bits(second_low, high),
+                    join_bits(_mm512_srli_epi32::<4>(second_low), _mm512_srli_epi32::<2>(high)),
+                ];
             }
             for (i, row) in dots.iter_mut().enumerate() {
                 let x = rows
                     .values
                     .add(i * rows.stride + first + SIX_BIT_UNIT * unit)
                     .cast::<i32>();
-                for (quarter, weights) in quarters.iter().enumerate() {
+                for quarter in 0..4 {
                     let x = _mm512_set1_epi32(x.add(quarter).read_unaligned());
-                    for (dot, weights) in row.iter_mut().zip(weights) {
-                        *dot = _mm512_dpbusd_epi32(*dot, *weights, x);
+                    for (dot, quarters) in row.iter_mut().zip(&vectors) {
+                        *dot = _mm512_dpbusd_epi32(*dot, quarters[quarter], x);
                     }
                 }
             }

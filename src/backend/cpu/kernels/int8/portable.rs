@@ -6,7 +6,7 @@ use super::{operands::RowPointers, sizes::ACTIVATION_GROUP};
 use crate::backend::cpu::kernels::{
     output::{Output, OutputTile},
     panel::{PANEL, PANEL_WORD_BYTES},
-    strip::{SIX_BIT_UNIT, SIX_BIT_WORDS, Strip, StripBits, StripScales},
+    strip::{SIX_BIT_UNIT, Strip, StripBits, StripScales},
 };
 
 /// The products of `ROWS` rows and `VECTORS * 16` outputs.
@@ -79,12 +79,12 @@ fn add_products(dots: &mut [i32], bits: &StripBits<'_>, first: usize, values: &[
         }
         StripBits::Six(_) => {
             for (index, values) in values.as_chunks::<SIX_BIT_UNIT>().0.iter().enumerate() {
-                let words = [0, 1, SIX_BIT_WORDS - 1].map(|word| words(SIX_BIT_UNIT * index, word));
-                for lane in 0..outputs {
+                let [first, second, high] = [0, 1, 2].map(|word| words(SIX_BIT_UNIT * index, word));
+                for (lane, ((first, second), high)) in first.iter().zip(second).zip(high).enumerate() {
                     for (input, value) in values.iter().enumerate() {
                         let (byte, quarter) = (input % 4, input / 4);
-                        let low = (words[quarter / 2][lane][byte] >> (quarter % 2 * 4)) & 15;
-                        let high = (words[2][lane][byte] >> (quarter * 2)) & 3;
+                        let low = ([first, second][quarter / 2][byte] >> (quarter % 2 * 4)) & 15;
+                        let high = (high[byte] >> (quarter * 2)) & 3;
                         add(lane, low | high << 4, *value);
                     }
                 }
